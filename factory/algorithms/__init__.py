@@ -1,0 +1,1 @@
+"""The catalogue: manifests that import without torch, and the urban algorithms."""

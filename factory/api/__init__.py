@@ -1,0 +1,1 @@
+"""FastAPI routers by resource, error mapping, auth."""

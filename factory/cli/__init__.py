@@ -1,0 +1,1 @@
+"""The factory command: thin over the SDK; starts the processes."""

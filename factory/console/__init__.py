@@ -1,0 +1,1 @@
+"""The web console (comes with a later issue; empty for now)."""

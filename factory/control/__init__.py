@@ -1,0 +1,1 @@
+"""The shell: leader lease, tick(now), guarded apply."""

@@ -1,0 +1,1 @@
+"""The data registry: uploads, immutable versions, gates."""

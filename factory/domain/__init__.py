@@ -1,0 +1,1 @@
+"""Frozen values and enums that every layer speaks: pools, queues, jobs, datasets, algorithms, models, events."""

@@ -1,0 +1,1 @@
+"""Submit, list, cancel and report on jobs."""

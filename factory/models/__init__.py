@@ -1,0 +1,1 @@
+"""The model registry: versions, lineage, promotion; MLflow as its projection."""

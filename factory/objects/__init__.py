@@ -1,0 +1,1 @@
+"""Bytes: the object-store port and its adapters."""

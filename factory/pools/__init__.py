@@ -1,0 +1,1 @@
+"""Pools, nodes and runners: what there is to share."""

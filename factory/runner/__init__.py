@@ -1,0 +1,1 @@
+"""Performs lifecycle.reconcile on one Ray cluster: agents, replicas, ingress."""

@@ -1,0 +1,1 @@
+"""Wire models shared by API, SDK, runner and worker."""

@@ -1,0 +1,1 @@
+"""Endpoints, their revisions and the ingress port."""

@@ -1,0 +1,1 @@
+"""SQLAlchemy tables and the stores that satisfy the ports."""

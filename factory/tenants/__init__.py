@@ -1,0 +1,1 @@
+"""Tenants, queues and keys: who may do what."""

@@ -1,0 +1,1 @@
+"""Public builders, fakes and one conformance suite per port."""
