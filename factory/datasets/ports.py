@@ -1,0 +1,72 @@
+"""What the data registry needs from a database and from jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from factory.domain.datasets import Dataset, DatasetVersion, Upload
+from factory.domain.ids import DatasetName, JobId, TenantId, UploadId, VersionId
+from factory.domain.jobs import Job
+from factory.domain.tenancy import Principal, Scope
+from factory.domain.time import Instant
+
+__all__ = ["DatasetReader", "DatasetStore", "DatasetTx", "JobSubmitter"]
+
+T = TypeVar("T")
+
+
+class DatasetReader(Protocol):
+    """Reads of one consistent state."""
+
+    def datasets(self, scope: Scope) -> tuple[Dataset, ...]: ...
+
+    def dataset(self, scope: Scope, tenant: TenantId, name: DatasetName) -> Dataset | None: ...
+
+    def version(self, scope: Scope, version_id: VersionId) -> DatasetVersion | None: ...
+
+    def version_by_number(
+        self, scope: Scope, tenant: TenantId, name: DatasetName, number: int
+    ) -> DatasetVersion | None: ...
+
+    def versions(self, scope: Scope, tenant: TenantId, name: DatasetName) -> tuple[DatasetVersion, ...]: ...
+
+    def version_by_request(
+        self, scope: Scope, tenant: TenantId, name: DatasetName, request_digest: str
+    ) -> DatasetVersion | None:
+        """The version that an equal request made (not FAILED)."""
+        ...
+
+    def versions_of_job(self, scope: Scope, job_id: JobId) -> tuple[DatasetVersion, ...]: ...
+
+    def versions_from(self, scope: Scope, parent: VersionId) -> tuple[DatasetVersion, ...]:
+        """Versions that name `parent` among their parents."""
+        ...
+
+    def upload(self, scope: Scope, upload_id: UploadId) -> Upload | None: ...
+
+
+class DatasetTx(DatasetReader, Protocol):
+    """`put_*`: version 0 inserts, else guarded replace. Raises: StaleWriteError, ConflictError."""
+
+    def put_dataset(self, dataset: Dataset) -> Dataset: ...
+
+    def put_version(self, version: DatasetVersion) -> DatasetVersion: ...
+
+    def insert_upload(self, upload: Upload) -> None: ...
+
+
+class DatasetStore(Protocol):
+    """The transactional door."""
+
+    def read(self, fn: Callable[[DatasetReader], T]) -> T: ...
+
+    def transact(self, fn: Callable[[DatasetTx], T]) -> T: ...
+
+
+class JobSubmitter(Protocol):
+    """Submits the ingest job inside the caller's transaction (bootstrap joins it to jobs.service)."""
+
+    def submit_ingest(
+        self, tx: object, principal: Principal, tenant: TenantId, version_id: VersionId, queue: str | None, now: Instant
+    ) -> Job: ...

@@ -1,0 +1,83 @@
+"""What the model registry needs from a database and from MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from factory.domain.ids import JobId, ModelName, TenantId, VersionId
+from factory.domain.models import Model, ModelVersion
+from factory.domain.tenancy import Scope
+
+__all__ = ["ModelReader", "ModelStore", "ModelTx", "RegistryProjection", "RegistryVersion"]
+
+T = TypeVar("T")
+
+
+class ModelReader(Protocol):
+    """Reads of one consistent state."""
+
+    def models(self, scope: Scope) -> tuple[Model, ...]: ...
+
+    def model(self, scope: Scope, tenant: TenantId, name: ModelName) -> Model | None: ...
+
+    def model_version(self, scope: Scope, tenant: TenantId, name: ModelName, number: int) -> ModelVersion | None: ...
+
+    def model_versions(self, scope: Scope, tenant: TenantId, name: ModelName) -> tuple[ModelVersion, ...]: ...
+
+    def models_of_job(self, scope: Scope, job_id: JobId) -> tuple[ModelVersion, ...]: ...
+
+    def models_from(self, scope: Scope, dataset_version: VersionId) -> tuple[ModelVersion, ...]:
+        """Model versions whose lineage names the dataset version."""
+        ...
+
+    def unprojected(self, scope: Scope, limit: int = 100) -> tuple[ModelVersion, ...]:
+        """Versions that the projection has not written to MLflow yet (`mlflow_version` empty)."""
+        ...
+
+
+class ModelTx(ModelReader, Protocol):
+    """`put_*`: version 0 inserts, else guarded replace. Raises: StaleWriteError, ConflictError."""
+
+    def put_model(self, model: Model) -> Model: ...
+
+    def put_model_version(self, version: ModelVersion) -> ModelVersion: ...
+
+
+class ModelStore(Protocol):
+    """The transactional door."""
+
+    def read(self, fn: Callable[[ModelReader], T]) -> T: ...
+
+    def transact(self, fn: Callable[[ModelTx], T]) -> T: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryVersion:
+    """A model version as the outside registry shows it."""
+
+    name: str  # "<tenant>.<model>"
+    version: str
+    source: str
+    tags: tuple[tuple[str, str], ...]
+    aliases: tuple[str, ...]
+
+
+class RegistryProjection(Protocol):
+    """MLflow's model registry as we write it (adapter: models/mlflow.py). Names are prefixed by tenant.
+
+    Every call is idempotent. Raises: UnavailableError: MLflow does not answer; try again later.
+    """
+
+    def ensure_model(self, name: str) -> None: ...
+
+    def ensure_version(self, name: str, *, key: str, source: str, run_id: str, tags: Mapping[str, str]) -> str:
+        """Create the version marked with tag `factory.key` = key unless it is there; return MLflow's version."""
+        ...
+
+    def set_alias(self, name: str, alias: str, version: str) -> None: ...
+
+    def delete_alias(self, name: str, alias: str) -> None: ...
+
+    def versions(self, name: str) -> tuple[RegistryVersion, ...]: ...

@@ -1,0 +1,50 @@
+"""What pools, nodes and runners need from a database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from factory.domain.ids import NodeId, PoolName, RunnerId
+from factory.domain.pools import Node, Pool, Runner
+from factory.domain.tenancy import Scope
+
+__all__ = ["PoolReader", "PoolStore", "PoolTx"]
+
+T = TypeVar("T")
+
+
+class PoolReader(Protocol):
+    """Reads of one consistent state. Pools and nodes of shared pools are visible to every tenant."""
+
+    def pools(self, scope: Scope) -> tuple[Pool, ...]: ...
+
+    def nodes(self, scope: Scope) -> tuple[Node, ...]: ...
+
+    def runners(self, scope: Scope) -> tuple[Runner, ...]: ...
+
+
+class PoolTx(PoolReader, Protocol):
+    """`put_*` inserts when `value.version == 0`, else replaces the row of version `value.version`; the stored row's
+    version is one more. Raises: StaleWriteError; ConflictError: insert of one that exists.
+    """
+
+    def put_pool(self, pool: Pool) -> Pool: ...
+
+    def put_node(self, node: Node) -> Node: ...
+
+    def put_runner(self, runner: Runner) -> Runner: ...
+
+    def delete_pool(self, scope: Scope, name: PoolName) -> None: ...
+
+    def delete_node(self, scope: Scope, node_id: NodeId) -> None: ...
+
+    def delete_runner(self, scope: Scope, runner_id: RunnerId) -> None: ...
+
+
+class PoolStore(Protocol):
+    """The transactional door."""
+
+    def read(self, fn: Callable[[PoolReader], T]) -> T: ...
+
+    def transact(self, fn: Callable[[PoolTx], T]) -> T: ...

@@ -1,0 +1,50 @@
+"""What tenants, queues and keys need from a database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from factory.domain.ids import KeyId, QueueName, TenantId
+from factory.domain.tenancy import Key, Queue, Scope, Tenant
+from factory.domain.time import Instant
+
+__all__ = ["TenantReader", "TenantStore", "TenantTx"]
+
+T = TypeVar("T")
+
+
+class TenantReader(Protocol):
+    """Reads of one consistent state."""
+
+    def tenants(self, scope: Scope) -> tuple[Tenant, ...]: ...
+
+    def queues(self, scope: Scope) -> tuple[Queue, ...]: ...
+
+    def keys(self, scope: Scope) -> tuple[Key, ...]: ...
+
+    def key(self, scope: Scope, key_id: KeyId) -> Key | None: ...
+
+
+class TenantTx(TenantReader, Protocol):
+    """`put_*` as in pools: version 0 inserts, else guarded replace."""
+
+    def put_tenant(self, tenant: Tenant) -> Tenant: ...
+
+    def put_queue(self, queue: Queue) -> Queue: ...
+
+    def put_key(self, key: Key) -> Key: ...
+
+    def delete_queue(self, scope: Scope, name: QueueName) -> None: ...
+
+    def put_audit(self, at: Instant, principal: str, tenant: TenantId | None, action: str, detail_json: str) -> None:
+        """Append to the audit log; never changed, never deleted."""
+        ...
+
+
+class TenantStore(Protocol):
+    """The transactional door."""
+
+    def read(self, fn: Callable[[TenantReader], T]) -> T: ...
+
+    def transact(self, fn: Callable[[TenantTx], T]) -> T: ...
