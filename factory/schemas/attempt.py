@@ -55,7 +55,9 @@ class InputReply(WireModel):
     purpose: Purpose
     contract: Contract
     manifest: Manifest
-    location: str | None  # file:// URL of the table's folder if this node may read it; else fetch /attempt/inputs/{name}/files/{path}
+    location: (
+        str | None
+    )  # file:// URL of the table's folder if this node may read it; else fetch /attempt/inputs/{name}/files/{path}
 
 
 class UploadReply(WireModel):

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Generic, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from factory.domain.ids import NAME_PATTERN
+
 __all__ = ["API", "PROTOCOL", "Memory", "Name", "Page", "Problem", "WireModel", "parse_memory"]
 
 API = "/api/v1"

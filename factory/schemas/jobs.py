@@ -88,9 +88,9 @@ class OutputSpec(WireModel):
 class RetrySpec(WireModel):
     """How often which ends are tried again."""
 
-    max_retries: int = Field(3, ge=0, le=100)
+    max_retries: int = Field(default=3, ge=0, le=100)
     user_errors: bool = False
-    backoff_s: int = Field(1, ge=0, le=60)
+    backoff_s: int = Field(default=1, ge=0, le=60)
 
 
 class JobSpec(WireModel):
@@ -217,6 +217,7 @@ class JobView(WireModel):
     models: tuple[str, ...] = ()  # model versions it registered: "footfall-24h@1"; only in GET /jobs/{id}
     group: str | None = None
     labels: dict[str, str] = {}
+    seq: int = 0  # number of its last event: what GET /jobs/{id}/wait?after= compares
 
 
 class ExplanationView(WireModel):

@@ -1,0 +1,127 @@
+"""Pools, nodes, queues, tenants and keys from Python: what the platform team uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from factory.domain.tenancy import Role
+from factory.schemas.platform import (
+    KeyCreated,
+    KeyRequest,
+    KeyView,
+    NodeView,
+    PoolView,
+    QueueRequest,
+    QueueView,
+    QuotaModel,
+    TenantRequest,
+    TenantView,
+)
+from factory.sdk.transport import Transport
+
+__all__ = ["Keys", "Nodes", "Pools", "Queues", "Tenants"]
+
+
+class Pools:
+    """`client.pools`."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def list(self) -> list[PoolView]:
+        """Every pool the tenant may use, in slots."""
+        return list(self._transport.pages(PoolView, "/pools"))
+
+
+class Nodes:
+    """`client.nodes`."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def list(self) -> list[NodeView]:
+        """Every node."""
+        return list(self._transport.pages(NodeView, "/nodes"))
+
+    def drain(self, node: str) -> NodeView:
+        """Let it finish what it has and take nothing new (platform role)."""
+        return self._transport.send(NodeView, "POST", f"/nodes/{node}:drain", idempotent=True)
+
+    def undrain(self, node: str) -> NodeView:
+        """Let it take work again (platform role)."""
+        return self._transport.send(NodeView, "POST", f"/nodes/{node}:undrain", idempotent=True)
+
+    def fence(self, node: str, reason: str) -> NodeView:
+        """Declare that nothing runs on the node any more (platform role, audited).
+
+        This is proof of death: if it is wrong, one job may run twice.
+        """
+        return self._transport.send(
+            NodeView, "POST", f"/nodes/{node}:fence", params={"reason": reason}, idempotent=True
+        )
+
+
+class Queues:
+    """`client.queues`."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def list(self) -> list[QueueView]:
+        """Every queue the caller may see, with what it holds."""
+        return list(self._transport.pages(QueueView, "/queues"))
+
+    def set(
+        self,
+        name: str,
+        *,
+        tenant: str,
+        parent: str | None = None,
+        weight: int = 1,
+        quotas: Iterable[QuotaModel | dict[str, Any]] = (),
+    ) -> QueueView:
+        """Create or change a queue (platform role)."""
+        body = QueueRequest.model_validate(
+            {"tenant": tenant, "parent": parent, "weight": weight, "quotas": tuple(quotas)}
+        )
+        return self._transport.send(QueueView, "PUT", f"/queues/{name}", body)
+
+    def delete(self, name: str) -> None:
+        """Remove an empty queue (platform role)."""
+        self._transport.request("DELETE", f"/queues/{name}")
+
+
+class Tenants:
+    """`client.tenants`."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def list(self) -> list[TenantView]:
+        """Every tenant the caller may see."""
+        return list(self._transport.pages(TenantView, "/tenants"))
+
+    def create(self, name: str, *, title: str = "") -> TenantView:
+        """Create (or rename) a tenant; a queue of its name comes with it (platform role)."""
+        return self._transport.send(TenantView, "PUT", f"/tenants/{name}", TenantRequest(title=title))
+
+
+class Keys:
+    """`client.keys`."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def create(self, role: str, *, tenant: str | None = None, title: str = "") -> KeyCreated:
+        """Make a key. Its secret is in this answer only."""
+        body = KeyRequest(role=Role(role), tenant=tenant, title=title)
+        return self._transport.send(KeyCreated, "POST", "/keys", body)
+
+    def list(self) -> list[KeyView]:
+        """Keys without their secrets."""
+        return list(self._transport.pages(KeyView, "/keys"))
+
+    def revoke(self, key_id: str) -> None:
+        """End a key, effective everywhere within 5 s."""
+        self._transport.request("DELETE", f"/keys/{key_id}")
