@@ -105,9 +105,18 @@ def parse_evaluation(text: str) -> Evaluation:
         InvalidRequestError: no JSON, a key is missing, unknown or of the wrong type; the message names it.
     """
     try:
-        document: object = json.loads(text)
+        document = cast("object", json.loads(text))
     except json.JSONDecodeError as exc:
         raise InvalidRequestError(f"the evaluation is not JSON: {exc}") from exc
+    return evaluation_from_mapping(document)
+
+
+def evaluation_from_mapping(document: object) -> Evaluation:
+    """Read an evaluation from the parsed JSON (as the wire carries it).
+
+    Raises:
+        InvalidRequestError: as `parse_evaluation`.
+    """
     root = _object(document, "evaluation", _KEYS)
     direction = _text(root, "direction")
     if direction not in tuple(Direction):
