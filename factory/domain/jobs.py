@@ -360,6 +360,7 @@ class Outcome:
     rank: int | None = None  # which replica decided it
     tail: str = ""  # last lines of the traceback or of stderr
     result_json: str | None = None  # COMPLETED functions: the value, <= 1 MiB of JSON
+    fault: FaultDomain | None = None  # set where the reason alone does not tell: ENVIRONMENT_FAILED by a broken bundle
 
 
 @dataclass(frozen=True, slots=True)
