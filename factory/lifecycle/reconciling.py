@@ -483,5 +483,5 @@ def _warm(per_node: int, look: _Look) -> Iterator[Action]:
 
 
 def _newest_first(replicas: Sequence[FoundReplica]) -> list[FoundReplica]:
-    """Replicas that are not ready go before ready ones."""
-    return sorted(replicas, key=lambda r: (r.process is Process.ALIVE, r.id))
+    """Replicas that are not ready go before ready ones, later ids before earlier ones."""
+    return sorted(sorted(replicas, key=lambda r: r.id, reverse=True), key=lambda r: r.process is Process.ALIVE)
