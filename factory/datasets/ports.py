@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol, TypeVar
 
 from factory.domain.datasets import Dataset, DatasetVersion, Upload
@@ -11,7 +11,17 @@ from factory.domain.jobs import Job
 from factory.domain.tenancy import Principal, Scope
 from factory.domain.time import Instant
 
-__all__ = ["DatasetReader", "DatasetStore", "DatasetTx", "JobSubmitter"]
+__all__ = [
+    "DatasetReader",
+    "DatasetStore",
+    "DatasetTx",
+    "JobLookup",
+    "JobSubmitter",
+    "RegistryReader",
+    "RegistryStore",
+    "RegistryTx",
+    "TableFiles",
+]
 
 T = TypeVar("T")
 
@@ -62,6 +72,44 @@ class DatasetStore(Protocol):
     def read(self, fn: Callable[[DatasetReader], T]) -> T: ...
 
     def transact(self, fn: Callable[[DatasetTx], T]) -> T: ...
+
+
+class JobLookup(Protocol):
+    """What the registry asks of jobs: which attempt makes this call, what did it read?"""
+
+    def job(self, scope: Scope, job_id: JobId) -> Job | None: ...
+
+
+class RegistryReader(DatasetReader, JobLookup, Protocol):
+    """Datasets, and the jobs that read and write them."""
+
+
+class RegistryTx(DatasetTx, JobLookup, Protocol):
+    """The same with writes."""
+
+    def put_audit(
+        self, at: Instant, principal: str, tenant: TenantId | None, action: str, detail_json: str
+    ) -> None: ...
+
+
+class RegistryStore(Protocol):
+    """The transactional door of `DatasetService`."""
+
+    def read(self, fn: Callable[[RegistryReader], T]) -> T: ...
+
+    def transact(self, fn: Callable[[RegistryTx], T]) -> T: ...
+
+
+class TableFiles(Protocol):
+    """The folders of published files (adapter: datasets/tables.py). The control plane only passes bytes on."""
+
+    def location(self, tenant: TenantId, dataset: DatasetName) -> str:
+        """Return the URL of the dataset's table folder, e.g. file:///…/tables/mobility/footfall."""
+        ...
+
+    def read(self, tenant: TenantId, dataset: DatasetName, path: str) -> Iterator[bytes]:
+        """Yield the bytes of one file of the table. Raises: NotFoundError."""
+        ...
 
 
 class JobSubmitter(Protocol):

@@ -10,8 +10,9 @@ from enum import StrEnum
 
 from factory.domain.ids import KeyId, PoolName, QueueName, TenantId
 from factory.domain.time import Instant
+from factory.errors import ForbiddenError, InvalidRequestError
 
-__all__ = ["PLATFORM", "Key", "Principal", "Queue", "Quota", "Role", "Scope", "Tenant"]
+__all__ = ["PLATFORM", "WRITERS", "Key", "Principal", "Queue", "Quota", "Role", "Scope", "Tenant"]
 
 
 class Role(StrEnum):
@@ -23,6 +24,9 @@ class Role(StrEnum):
     PLATFORM = "platform"  # everything, every tenant: tenants, queues, pools, nodes
     RUNNER = "runner"  # the runner protocol only
     METRICS = "metrics"  # /metrics only
+
+
+WRITERS = (Role.OPERATOR, Role.ADMIN, Role.PLATFORM)  # may change things of a tenant
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,23 @@ class Principal:
     def scope(self) -> Scope:
         """What its store calls may see."""
         return Scope(self.tenant)
+
+    def require(self, *roles: Role) -> None:
+        """Go on only with one of these roles. Raises: ForbiddenError."""
+        if self.role not in roles:
+            allowed = ", ".join(r.value for r in roles)
+            raise ForbiddenError(
+                f"a key of role {self.role.value} may not do this", hint=f"use a key of one of the roles: {allowed}"
+            )
+
+    def acting_tenant(self) -> TenantId:
+        """Return the tenant it acts in. Raises: InvalidRequestError: a platform key that named none."""
+        if self.tenant is None:
+            raise InvalidRequestError(
+                "this key belongs to no tenant, and the request names none",
+                hint="set the tenant: FACTORY_TENANT, Client(tenant=…) or the header X-Factory-Tenant",
+            )
+        return self.tenant
 
 
 @dataclass(frozen=True, slots=True)

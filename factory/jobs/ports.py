@@ -11,13 +11,35 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from factory.domain.datasets import Dataset, DatasetVersion
 from factory.domain.events import Recorded
-from factory.domain.ids import AttemptId, JobId, QueueName, RunnerId, TenantId
+from factory.domain.ids import AttemptId, DatasetName, JobId, ModelName, QueueName, RunnerId, TenantId, VersionId
 from factory.domain.jobs import GroupKind, Job, JobState
+from factory.domain.models import Model, ModelVersion
+from factory.domain.pools import Node, Pool, Runner
 from factory.domain.tenancy import Queue, Scope
 from factory.domain.time import Instant
+from factory.lifecycle.effects import Effect
+from factory.scheduling.snapshot import Snapshot
 
-__all__ = ["AttemptProgress", "BundleStore", "IdempotencyRecord", "JobFilter", "JobReader", "JobStore", "JobTx"]
+__all__ = [
+    "AttemptProgress",
+    "BundleStore",
+    "DatasetLookup",
+    "EndedHook",
+    "IdempotencyRecord",
+    "JobFilter",
+    "JobReader",
+    "JobStore",
+    "JobTx",
+    "ModelLookup",
+    "PoolLookup",
+    "Signals",
+    "Snapshots",
+    "SubmissionReader",
+    "SubmissionStore",
+    "SubmissionTx",
+]
 
 T = TypeVar("T")
 
@@ -63,6 +85,8 @@ class JobReader(Protocol):
     """Reads of one consistent state."""
 
     def job(self, scope: Scope, job_id: JobId) -> Job | None: ...
+
+    def job_of_attempt(self, scope: Scope, attempt_id: AttemptId) -> Job | None: ...
 
     def jobs(self, scope: Scope, where: JobFilter) -> tuple[Job, ...]: ...
 
@@ -111,6 +135,84 @@ class JobStore(Protocol):
     def read(self, fn: Callable[[JobReader], T]) -> T: ...
 
     def transact(self, fn: Callable[[JobTx], T]) -> T: ...
+
+
+class DatasetLookup(Protocol):
+    """What jobs ask of the data registry."""
+
+    def version(self, scope: Scope, version_id: VersionId) -> DatasetVersion | None: ...
+
+    def versions(self, scope: Scope, tenant: TenantId, name: DatasetName) -> tuple[DatasetVersion, ...]: ...
+
+    def version_by_number(
+        self, scope: Scope, tenant: TenantId, name: DatasetName, number: int
+    ) -> DatasetVersion | None: ...
+
+    def versions_of_job(self, scope: Scope, job_id: JobId) -> tuple[DatasetVersion, ...]: ...
+
+    def datasets(self, scope: Scope) -> tuple[Dataset, ...]: ...
+
+
+class ModelLookup(Protocol):
+    """What jobs ask of the model registry."""
+
+    def model(self, scope: Scope, tenant: TenantId, name: ModelName) -> Model | None: ...
+
+    def model_version(self, scope: Scope, tenant: TenantId, name: ModelName, number: int) -> ModelVersion | None: ...
+
+    def models(self, scope: Scope) -> tuple[Model, ...]: ...
+
+    def models_of_job(self, scope: Scope, job_id: JobId) -> tuple[ModelVersion, ...]: ...
+
+
+class PoolLookup(Protocol):
+    """What jobs ask of pools."""
+
+    def pools(self, scope: Scope) -> tuple[Pool, ...]: ...
+
+    def nodes(self, scope: Scope) -> tuple[Node, ...]: ...
+
+    def runners(self, scope: Scope) -> tuple[Runner, ...]: ...
+
+
+class SubmissionReader(JobReader, DatasetLookup, ModelLookup, PoolLookup, Protocol):
+    """All that a submission is judged on, in one consistent state."""
+
+
+class SubmissionTx(SubmissionReader, JobTx, Protocol):
+    """The same with the writes of jobs, and the audit log."""
+
+    def put_audit(
+        self, at: Instant, principal: str, tenant: TenantId | None, action: str, detail_json: str
+    ) -> None: ...
+
+
+class SubmissionStore(Protocol):
+    """The transactional door of `JobService`."""
+
+    def read(self, fn: Callable[[SubmissionReader], T]) -> T: ...
+
+    def transact(self, fn: Callable[[SubmissionTx], T]) -> T: ...
+
+
+class Snapshots(Protocol):
+    """Where `explain` and the feasibility check get the scheduler's view (jobs/snapshots.py, or the loop's feed)."""
+
+    def at(self, reader: SubmissionReader) -> Snapshot:
+        """Return the snapshot of the state that `reader` sees."""
+        ...
+
+
+class EndedHook(Protocol):
+    """Called in the transaction that ends a job, so that what hangs on it ends too (bootstrap: datasets.settling)."""
+
+    def __call__(self, tx: object, job: Job, now: Instant) -> None: ...
+
+
+class Signals(Protocol):
+    """Where effects go after the commit: wakes the loop, long polls and caches. Losing one costs only time."""
+
+    def emit(self, effects: Sequence[Effect]) -> None: ...
 
 
 class BundleStore(Protocol):

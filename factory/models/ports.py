@@ -6,11 +6,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from factory.domain.datasets import DatasetVersion
 from factory.domain.ids import JobId, ModelName, TenantId, VersionId
+from factory.domain.jobs import Job
 from factory.domain.models import Model, ModelVersion
 from factory.domain.tenancy import Scope
+from factory.domain.time import Instant
 
-__all__ = ["ModelReader", "ModelStore", "ModelTx", "RegistryProjection", "RegistryVersion"]
+__all__ = [
+    "GateReader",
+    "GateStore",
+    "GateTx",
+    "ModelReader",
+    "ModelStore",
+    "ModelTx",
+    "RegistryProjection",
+    "RegistryVersion",
+    "Source",
+]
 
 T = TypeVar("T")
 
@@ -51,6 +64,34 @@ class ModelStore(Protocol):
     def read(self, fn: Callable[[ModelReader], T]) -> T: ...
 
     def transact(self, fn: Callable[[ModelTx], T]) -> T: ...
+
+
+class Source(Protocol):
+    """What the registry asks of jobs and data: which attempt calls, from which dataset versions?"""
+
+    def job(self, scope: Scope, job_id: JobId) -> Job | None: ...
+
+    def version(self, scope: Scope, version_id: VersionId) -> DatasetVersion | None: ...
+
+
+class GateReader(ModelReader, Source, Protocol):
+    """Models, and what they came from."""
+
+
+class GateTx(ModelTx, Source, Protocol):
+    """The same with writes."""
+
+    def put_audit(
+        self, at: Instant, principal: str, tenant: TenantId | None, action: str, detail_json: str
+    ) -> None: ...
+
+
+class GateStore(Protocol):
+    """The transactional door of `ModelService`."""
+
+    def read(self, fn: Callable[[GateReader], T]) -> T: ...
+
+    def transact(self, fn: Callable[[GateTx], T]) -> T: ...
 
 
 @dataclass(frozen=True, slots=True)

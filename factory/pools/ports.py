@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from factory.domain.ids import NodeId, PoolName, RunnerId
+from factory.domain.ids import NodeId, PoolName, RunnerId, TenantId
+from factory.domain.jobs import Job
 from factory.domain.pools import Node, Pool, Runner
 from factory.domain.tenancy import Scope
+from factory.domain.time import Instant
 
-__all__ = ["PoolReader", "PoolStore", "PoolTx"]
+__all__ = ["FleetReader", "FleetStore", "FleetTx", "PoolReader", "PoolStore", "PoolTx"]
 
 T = TypeVar("T")
 
@@ -48,3 +50,27 @@ class PoolStore(Protocol):
     def read(self, fn: Callable[[PoolReader], T]) -> T: ...
 
     def transact(self, fn: Callable[[PoolTx], T]) -> T: ...
+
+
+class FleetReader(PoolReader, Protocol):
+    """Pools, and the jobs that use them."""
+
+    def open_jobs(self, scope: Scope) -> tuple[Job, ...]: ...
+
+
+class FleetTx(PoolTx, Protocol):
+    """The same with writes."""
+
+    def open_jobs(self, scope: Scope) -> tuple[Job, ...]: ...
+
+    def put_audit(
+        self, at: Instant, principal: str, tenant: TenantId | None, action: str, detail_json: str
+    ) -> None: ...
+
+
+class FleetStore(Protocol):
+    """The transactional door of `PoolService`."""
+
+    def read(self, fn: Callable[[FleetReader], T]) -> T: ...
+
+    def transact(self, fn: Callable[[FleetTx], T]) -> T: ...

@@ -7,10 +7,27 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from factory.domain.endpoints import Endpoint
-from factory.domain.ids import EndpointName, TenantId
-from factory.domain.tenancy import Scope
+from factory.domain.ids import EndpointName, JobId, ModelName, TenantId
+from factory.domain.jobs import Job
+from factory.domain.models import Model, ModelVersion
+from factory.domain.pools import Pool, Runner
+from factory.domain.tenancy import Queue, Scope
+from factory.domain.time import Instant
 
-__all__ = ["EndpointReader", "EndpointStore", "EndpointTx", "Ingress", "IngressState", "Route", "Server"]
+__all__ = [
+    "DeployReader",
+    "DeployStore",
+    "DeployTx",
+    "EndpointReader",
+    "EndpointStore",
+    "EndpointTx",
+    "FollowTx",
+    "Ingress",
+    "IngressState",
+    "Route",
+    "Server",
+    "Surroundings",
+]
 
 T = TypeVar("T")
 
@@ -37,6 +54,50 @@ class EndpointStore(Protocol):
     def read(self, fn: Callable[[EndpointReader], T]) -> T: ...
 
     def transact(self, fn: Callable[[EndpointTx], T]) -> T: ...
+
+
+class Surroundings(Protocol):
+    """What endpoints ask of the other capabilities."""
+
+    def job(self, scope: Scope, job_id: JobId) -> Job | None: ...
+
+    def model(self, scope: Scope, tenant: TenantId, name: ModelName) -> Model | None: ...
+
+    def models(self, scope: Scope) -> tuple[Model, ...]: ...
+
+    def model_version(self, scope: Scope, tenant: TenantId, name: ModelName, number: int) -> ModelVersion | None: ...
+
+    def queues(self, scope: Scope) -> tuple[Queue, ...]: ...
+
+    def pools(self, scope: Scope) -> tuple[Pool, ...]: ...
+
+    def runners(self, scope: Scope) -> tuple[Runner, ...]: ...
+
+
+class DeployReader(EndpointReader, Surroundings, Protocol):
+    """Endpoints and what they stand on."""
+
+
+class FollowTx(EndpointTx, Protocol):
+    """What `follow_aliases` needs; the control loop's transaction has it too."""
+
+    def model(self, scope: Scope, tenant: TenantId, name: ModelName) -> Model | None: ...
+
+
+class DeployTx(EndpointTx, Surroundings, Protocol):
+    """The same with writes."""
+
+    def put_audit(
+        self, at: Instant, principal: str, tenant: TenantId | None, action: str, detail_json: str
+    ) -> None: ...
+
+
+class DeployStore(Protocol):
+    """The transactional door of `EndpointService`."""
+
+    def read(self, fn: Callable[[DeployReader], T]) -> T: ...
+
+    def transact(self, fn: Callable[[DeployTx], T]) -> T: ...
 
 
 @dataclass(frozen=True, slots=True)

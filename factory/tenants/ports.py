@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from factory.domain.ids import KeyId, QueueName, TenantId
+from factory.domain.jobs import Job
+from factory.domain.pools import Pool
 from factory.domain.tenancy import Key, Queue, Scope, Tenant
 from factory.domain.time import Instant
 
-__all__ = ["TenantReader", "TenantStore", "TenantTx"]
+__all__ = ["GovernReader", "GovernStore", "GovernTx", "SecretSource", "TenantReader", "TenantStore", "TenantTx"]
 
 T = TypeVar("T")
 
@@ -48,3 +50,33 @@ class TenantStore(Protocol):
     def read(self, fn: Callable[[TenantReader], T]) -> T: ...
 
     def transact(self, fn: Callable[[TenantTx], T]) -> T: ...
+
+
+class GovernReader(TenantReader, Protocol):
+    """Tenants and queues, and what is in them."""
+
+    def open_jobs(self, scope: Scope) -> tuple[Job, ...]: ...
+
+    def pools(self, scope: Scope) -> tuple[Pool, ...]: ...
+
+
+class GovernTx(TenantTx, Protocol):
+    """The same with writes."""
+
+    def open_jobs(self, scope: Scope) -> tuple[Job, ...]: ...
+
+    def pools(self, scope: Scope) -> tuple[Pool, ...]: ...
+
+
+class GovernStore(Protocol):
+    """The transactional door of `TenantService`."""
+
+    def read(self, fn: Callable[[GovernReader], T]) -> T: ...
+
+    def transact(self, fn: Callable[[GovernTx], T]) -> T: ...
+
+
+class SecretSource(Protocol):
+    """Randomness for keys (rule 12): `secrets.token_bytes` in production."""
+
+    def __call__(self, size: int) -> bytes: ...
