@@ -14,6 +14,7 @@
     ├── NotFoundError                 not there, or not yours: the same answer (404)
     ├── ConflictError                 the thing changed, or its state forbids it (409)
     │   ├── StaleWriteError           optimistic guard failed: load again and retry
+    │   ├── FeedPrunedError           the change feed no longer reaches back that far: build again from the rows
     │   ├── IllegalTransitionError    the lifecycle has no such transition
     │   └── PromotionRefusedError     the model gate said no
     ├── FencedError                   this leader's epoch is over; it may write nothing
@@ -36,6 +37,7 @@ __all__ = [
     "ConflictError",
     "DatasetGateError",
     "FactoryError",
+    "FeedPrunedError",
     "FencedError",
     "ForbiddenError",
     "IdempotencyConflictError",
@@ -187,6 +189,12 @@ class StaleWriteError(ConflictError):
     """The row changed since it was read; load again and decide again."""
 
     code = "stale_write"
+
+
+class FeedPrunedError(ConflictError):
+    """Entries after the asked one are pruned: read all rows and `feed_head` in one transaction, go on from there."""
+
+    code = "feed_pruned"
 
 
 class IllegalTransitionError(ConflictError):

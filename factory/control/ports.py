@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class FeedKind(StrEnum):
-    """What kind of row a feed entry names."""
+    """What kind of row a feed entry names; `key` is its id or name, "<tenant>/<name>" for endpoints and models."""
 
     JOB = "job"
     NODE = "node"
@@ -53,7 +53,9 @@ class Lease:
 class ControlReader(JobReader, PoolReader, DatasetReader, ModelReader, EndpointReader, Protocol):
     """Reads over everything."""
 
-    def feed(self, after: int, limit: int = 10_000) -> tuple[FeedEntry, ...]: ...
+    def feed(self, after: int, limit: int = 10_000) -> tuple[FeedEntry, ...]:
+        """Entries above `after`, in order. Raises: FeedPrunedError: some of them are gone; build again."""
+        ...
 
     def feed_head(self) -> int:
         """The last seq, 0 if there is none: read it in the same transaction as the rows of a full build."""
@@ -74,6 +76,10 @@ class ControlTx(ControlReader, JobTx, PoolTx, EndpointTx, Protocol):
 
     def release_lease(self, holder: str) -> None:
         """Give it up in order (SIGTERM), so that a follower need not wait."""
+        ...
+
+    def prune_feed(self, before_seq: int) -> None:
+        """Forget entries below `before_seq`; the last entry stays, whatever is asked."""
         ...
 
 
