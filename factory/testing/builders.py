@@ -29,6 +29,7 @@ from factory.domain.pools import Flavor, Isolation, Node, NodeState, Pool, Runne
 from factory.domain.resources import GIB, Resources, slots_milli
 from factory.domain.tenancy import Queue, Quota, Tenant
 from factory.domain.time import Instant
+from factory.scheduling.snapshot import Rows, Snapshot
 
 __all__ = [
     "allocation",
@@ -38,8 +39,10 @@ __all__ = [
     "pool",
     "queue",
     "resources",
+    "rows",
     "runner",
     "running",
+    "snapshot",
     "spec",
     "tenant",
 ]
@@ -275,6 +278,22 @@ def running(
     """`base` with one more attempt that holds `held`, in the job state that goes with the attempt's."""
     tried = attempt(base.id, held, ordinal=len(base.attempts) + 1, state=state, runner=runner)
     return replace(base, state=_JOB_STATE_OF[state], attempts=(*base.attempts, tried), seq=base.seq + 1)
+
+
+def rows(*things: Pool | Node | Queue | Job | Runner) -> Rows:
+    """The rows of a snapshot, given in any order and mix."""
+    return Rows(
+        pools=tuple(thing for thing in things if isinstance(thing, Pool)),
+        nodes=tuple(thing for thing in things if isinstance(thing, Node)),
+        queues=tuple(thing for thing in things if isinstance(thing, Queue)),
+        jobs=tuple(thing for thing in things if isinstance(thing, Job)),
+        runners=tuple(thing for thing in things if isinstance(thing, Runner)),
+    )
+
+
+def snapshot(*things: Pool | Node | Queue | Job | Runner) -> Snapshot:
+    """A snapshot of the rows, given in any order and mix."""
+    return Snapshot.build(rows(*things))
 
 
 def _spec(
