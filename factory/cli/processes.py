@@ -1,7 +1,7 @@
 """Supervision of child processes: start, adopt, watch, restart, end.
 
 A child is known by a pid file (pid + kernel start time, so that a reused pid is never mistaken), lives in a session of
-its own and carries the marker `FACTORY_INSTANCE`, which its descendants inherit: what is left at the end is found by it.
+its own and carries the marker `FACTORY_INSTANCE`, which its descendants inherit: what is left at the end has it.
 Death is seen at once through pidfds; children adopted from an earlier supervisor are watched the same way.
 """
 
@@ -114,7 +114,9 @@ def kill_marked(instance: str, *, keep: Sequence[int] = (), patience_s: float = 
 class Supervisor:
     """Keeps children alive until `stop` is asked for. Single-threaded; `say` gets one line per event."""
 
-    def __init__(self, run_dir: Path, instance: str, specs: Sequence[ChildSpec], say: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, run_dir: Path, instance: str, specs: Sequence[ChildSpec], say: Callable[[str, str], None]
+    ) -> None:
         self._run = run_dir
         self._instance = instance
         self._children = {spec.name: Child(spec) for spec in specs}
@@ -130,7 +132,7 @@ class Supervisor:
         os.write(self._wake_w, b"x")
 
     def run(self, on_ready: Callable[[str], None]) -> None:
-        """Start or adopt every child, keep them alive, call `on_ready(name)` at each first readiness; return on `stop`."""
+        """Start or adopt every child and keep them alive; return on `stop`. `on_ready(name)`: one is ready."""
         for child in self._children.values():
             self._adopt(child)
         while not self._stopping:

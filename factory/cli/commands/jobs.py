@@ -1,0 +1,324 @@
+"""`factory jobs …`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from factory import errors
+from factory.cli.output import (
+    age,
+    console,
+    emit_json,
+    exit_code_of,
+    is_json,
+    show_pairs,
+    show_table,
+    stamp,
+    state_text,
+)
+
+if TYPE_CHECKING:
+    from factory.schemas.jobs import JobView
+    from factory.sdk.client import Client
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Submit, list, explain, follow and cancel jobs.")
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Job id, or its beginning.")]
+
+
+def _client() -> Client:
+    from factory.sdk.client import Client
+
+    return Client()
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": False})
+def submit(
+    ctx: typer.Context,
+    target: Annotated[
+        str | None, typer.Argument(help="FILE.yaml with a job spec, or MODULE:FUNCTION; a program goes after --.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The job's name.")] = None,
+    cpu: Annotated[float | None, typer.Option(help="CPUs per replica.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Memory per replica: 512MiB, 4GiB.")] = None,
+    gpu: Annotated[float | None, typer.Option(help="GPUs per replica; below 1 a share of one.")] = None,
+    replicas: Annotated[int | None, typer.Option(help="Size of the gang.")] = None,
+    queue: Annotated[str | None, typer.Option(help="Queue; by default the tenant's own.")] = None,
+    pool: Annotated[str | None, typer.Option(help="Pool; by default any that fits.")] = None,
+    priority: Annotated[str | None, typer.Option(help="high, normal or low.")] = None,
+    retries: Annotated[int | None, typer.Option(help="Retries after infrastructure failures.")] = None,
+    timeout: Annotated[int | None, typer.Option(help="Seconds one attempt may run.")] = None,
+    env: Annotated[list[str] | None, typer.Option(help="NAME=VALUE; may be repeated.")] = None,
+    arg: Annotated[list[str] | None, typer.Option(help="Function argument as JSON; may be repeated.")] = None,
+    folder: Annotated[Path, typer.Option(help="Folder with the code.")] = Path(),
+    key: Annotated[str | None, typer.Option(help="Idempotency key: the same key gives the same job.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", "-w", help="Watch it; the exit code is the job's outcome.")] = False,
+) -> None:
+    """Submit a job.
+
+    factory jobs submit spec.yaml --wait
+    factory jobs submit pipeline:clean --arg '"2024"' --cpu 2
+    factory jobs submit --cpu 2 --wait -- python train.py --epochs 3
+    """
+    from factory.cli.watching import outcome_lines, watch
+    from factory.sdk.jobs import job_spec
+
+    client = _client()
+    program = list(ctx.args)
+    if target is not None and "--" in sys.argv and _is_after_dashes(target):
+        program, target = [target, *program], None  # `submit -- python x.py`: click gave us the first word
+    fields = _entry(client, target, program, folder, arg or [])
+    given: dict[str, Any] = {
+        "name": name, "cpu": cpu, "memory": memory, "gpu": gpu, "replicas": replicas, "queue": queue, "pool": pool,
+        "priority": priority, "timeout_s": timeout,
+        "retry": {"max_retries": retries} if retries is not None else None,
+        "env": dict(_pair(e) for e in env) if env else None,
+    }  # fmt: skip
+    fields |= {k: v for k, v in given.items() if v is not None}
+    handle = client.jobs.submit(job_spec(**fields), idempotency_key=key)
+    if not wait:
+        if is_json():
+            emit_json(handle.view)
+        else:
+            console.print(handle.id)
+        return
+    if is_json():
+        view = handle.wait()
+        emit_json(view)
+    else:
+        console.print(Text(handle.id, style="dim"))
+        view = watch(handle)
+        for line in outcome_lines(view):
+            console.print(line)
+        if view.has_result:
+            console.print(json.dumps(view.result, ensure_ascii=False))
+    raise typer.Exit(exit_code_of(view.state))
+
+
+def _is_after_dashes(word: str) -> bool:
+    words = sys.argv[sys.argv.index("--") + 1 :]
+    return bool(words) and words[0] == word
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not sign or not name:
+        raise errors.InvalidRequestError(f"'{text}' is not NAME=VALUE")
+    return name, value
+
+
+def _entry(client: Client, target: str | None, program: list[str], folder: Path, args: list[str]) -> dict[str, Any]:
+    from factory.sdk.bundles import bundle_folder
+
+    if program:
+        bundle = bundle_folder(folder.resolve())
+        client.jobs.upload_bundle(bundle.digest, bundle.content)
+        return {
+            "name": _name_of(Path(program[-1] if len(program) == 1 else program[1]).stem),
+            "command": {"argv": program, "bundle": bundle.digest},
+        }
+    if target is None:
+        raise errors.InvalidRequestError(
+            "nothing to run",
+            hint="give FILE.yaml, MODULE:FUNCTION, or a program after --; see --help",
+        )
+    if target.endswith((".yaml", ".yml", ".json")):
+        import yaml
+
+        try:
+            spec = yaml.safe_load(Path(target).read_text())
+        except (OSError, yaml.YAMLError) as exc:
+            raise errors.InvalidRequestError(f"{target} cannot be read as a job spec: {exc}") from exc
+        if not isinstance(spec, dict):
+            raise errors.InvalidRequestError(f"{target} is not a job spec", hint="write JobSpec fields")
+        return spec
+    module, sign, qualname = target.partition(":")
+    if not sign:
+        raise errors.InvalidRequestError(
+            f"'{target}' is neither a YAML file nor MODULE:FUNCTION", hint="a program goes after --"
+        )
+    bundle = bundle_folder(folder.resolve())
+    client.jobs.upload_bundle(bundle.digest, bundle.content)
+    try:
+        values = [json.loads(a) for a in args]
+    except ValueError as exc:
+        raise errors.InvalidRequestError(f"an --arg is not JSON: {exc}", hint="quote texts: --arg '\"text\"'") from exc
+    function = {"module": module, "qualname": qualname, "bundle": bundle.digest, "args": values}
+    return {"name": _name_of(qualname.rpartition(".")[2]), "function": function}
+
+
+def _name_of(text: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in text.lower()).strip("-")[:63] or "job"
+
+
+@app.command("list")
+def list_jobs(
+    state: Annotated[str | None, typer.Option(help="Only jobs in this state.")] = None,
+    queue: Annotated[str | None, typer.Option(help="Only jobs of this queue.")] = None,
+    name: Annotated[str | None, typer.Option(help="Only jobs of this name.")] = None,
+    limit: Annotated[int, typer.Option(help="How many, newest first.")] = 20,
+) -> None:
+    """List jobs, newest first."""
+    views = _client().jobs.list(state=state, queue=queue, name=name, limit=limit)
+    if is_json():
+        emit_json(views)
+        return
+    now = int(time.time() * 1000)
+    show_table(
+        ("JOB", "NAME*", "STATE", "AGE>", "WHY*"),
+        [(v.id, v.name, state_text(v.state.value), age(v.submitted_at, now), _why(v)) for v in views],
+        empty="no jobs",
+    )
+
+
+def _why(view: JobView) -> str:
+    if view.outcome is not None and view.outcome.reason.value != "Completed":
+        return view.outcome.reason.value
+    if view.waiting is not None:
+        return view.waiting.reason.value
+    return ""
+
+
+def _find(client: Client, job: str) -> Any:
+    try:
+        return client.jobs.get(job)
+    except errors.NotFoundError:
+        matches = [v for v in client.jobs.list(limit=200) if v.id.startswith(job) or v.name == job]
+        if not matches or not job:
+            raise
+        if len(matches) > 1 and len({v.name for v in matches}) > 1:
+            raise errors.InvalidRequestError(
+                f"'{job}' fits {len(matches)} jobs: {', '.join(v.id for v in matches[:3])}"
+            ) from None
+        return client.jobs.get(matches[0].id)
+
+
+@app.command()
+def show(job: JobArgument) -> None:
+    """Show a job with its attempts."""
+    from factory.cli.watching import outcome_lines, progress_text
+
+    view: JobView = _find(_client(), job).refresh()
+    if is_json():
+        emit_json(view)
+        return
+    waiting = view.waiting
+    show_pairs(
+        [
+            ("job", view.id),
+            ("name", f"{view.name}  ({view.kind})"),
+            ("state", state_text(view.state.value)),
+            ("waits", f"{waiting.reason.value}: {waiting.message}" if waiting else ""),
+            ("queue", f"{view.queue}, priority {view.priority.value}"),
+            ("submitted", f"{stamp(view.submitted_at)} by {view.submitted_by}"),
+            ("ended", stamp(view.ended_at)),
+            ("progress", progress_text(view)),
+            ("reads", ", ".join(f"{k}={v}" for k, v in view.inputs.items())),
+            ("wrote", ", ".join(view.datasets)),
+            ("models", ", ".join(view.models)),
+            ("result", json.dumps(view.result, ensure_ascii=False) if view.has_result else ""),
+        ]
+    )
+    for line in outcome_lines(view):
+        console.print(line)
+    if view.attempts:
+        console.print()
+        show_table(
+            ("ATTEMPT>", "STATE", "POOL", "SLOTS>", "NODES*", "RAN", "END*"),
+            [
+                (
+                    a.ordinal,
+                    state_text(a.state.value),
+                    a.pool,
+                    f"{a.slots:g}",
+                    ",".join(sorted({p.node for p in a.placements})),
+                    _span(a.running_at, a.ended_at),
+                    a.outcome.reason.value if a.outcome else (f"stopping: {a.stopping.value}" if a.stopping else ""),
+                )
+                for a in view.attempts
+            ],
+            empty="",
+        )
+
+
+def _span(start: int | None, end: int | None) -> str:
+    if start is None:
+        return "-"
+    return age(start, end if end is not None else int(time.time() * 1000))
+
+
+@app.command()
+def explain(job: JobArgument) -> None:
+    """Say why a job is where it is, with numbers."""
+    view = _find(_client(), job).explain()
+    if is_json():
+        emit_json(view)
+        return
+    waiting = view.waiting
+    nominal = "" if view.nominal_slots is None else f" of {view.nominal_slots:g} nominal"
+    show_pairs(
+        [
+            ("job", view.job_id),
+            ("state", state_text(view.state.value)),
+            ("reason", waiting.reason.value if waiting else ""),
+            ("because", waiting.message if waiting else view.message),
+            ("what helps", waiting.hint if waiting else ""),
+            ("queue", f"{view.queue}, {view.used_slots:g}{nominal} slots in use"),
+            ("position", f"{view.position} of {view.queue_length}" if view.position else ""),
+            ("expected", stamp(view.expected_start)),
+        ]
+    )
+
+
+@app.command()
+def logs(
+    job: JobArgument,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until it ends; exit code = outcome.")] = False,
+    attempt: Annotated[str | None, typer.Option(help="Only this attempt.")] = None,
+) -> None:
+    """Print a job's log: all attempts, or follow it live."""
+    handle = _find(_client(), job)
+    for piece in handle.logs(follow=follow, attempt=attempt):
+        sys.stdout.write(piece.text)
+        sys.stdout.flush()
+    if follow:
+        raise typer.Exit(exit_code_of(handle.wait().state))
+
+
+@app.command()
+def wait(job: JobArgument, timeout: Annotated[float | None, typer.Option(help="Seconds at most.")] = None) -> None:
+    """Wait for a job; the exit code is its outcome."""
+    view = _find(_client(), job).wait(timeout)
+    if is_json():
+        emit_json(view)
+    else:
+        console.print(Text.assemble(view.id, " ", state_text(view.state.value)))
+    raise typer.Exit(exit_code_of(view.state))
+
+
+@app.command()
+def cancel(job: JobArgument) -> None:
+    """Cancel a job; once this returns it is final."""
+    view = _find(_client(), job).cancel()
+    if is_json():
+        emit_json(view)
+    else:
+        console.print(Text.assemble(view.id, " ", state_text(view.state.value)))
+
+
+@app.command()
+def events(job: JobArgument) -> None:
+    """Everything that happened to a job."""
+    found = _find(_client(), job).events()
+    if is_json():
+        emit_json(found)
+        return
+    show_table(("SEQ>", "AT", "EVENT"), [(e.seq, stamp(e.at), e.type) for e in found], empty="no events")
