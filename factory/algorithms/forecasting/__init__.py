@@ -1,0 +1,1 @@
+"""Forecasts of many related series; imported by the worker only (torch, numpy, pandas)."""
