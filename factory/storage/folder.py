@@ -1,0 +1,61 @@
+"""One control plane per data folder: an exclusive lock that the kernel drops when its holder dies, however it dies.
+
+Holding it proves that a leader before us in this folder is dead (DESIGN §1). Local file systems only, not NFS.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+
+from factory.errors import ConfigurationError
+
+__all__ = ["FolderLock"]
+
+
+class FolderLock:
+    """`<folder>/factory.lock`, held from `acquire` to `release` or to the end of the process. It is not inherited by
+    programs that the holder starts.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "factory.lock"
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Take it. Raises: ConfigurationError: another process holds it; names its pid."""
+        if self._descriptor is not None:
+            raise RuntimeError(f"{self.path} is locked by this object already")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+            os.close(descriptor)
+            raise ConfigurationError(
+                f"another factory (pid {holder}) runs in {self.path.parent}",
+                hint="stop it first, or give this one a folder of its own",
+                facts={"folder": str(self.path.parent), "pid": holder},
+            ) from exc
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Let go. Idempotent. The file stays: removing it would let two processes lock two files of one name."""
+        if self._descriptor is not None:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __enter__(self) -> FolderLock:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.release()
