@@ -7,7 +7,7 @@ Every read names its scope (rule 9); rows outside it do not exist.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -25,6 +25,7 @@ from factory.scheduling.snapshot import Snapshot
 __all__ = [
     "AttemptProgress",
     "BundleStore",
+    "CodeObjects",
     "DatasetLookup",
     "EndedHook",
     "IdempotencyRecord",
@@ -36,6 +37,7 @@ __all__ = [
     "PoolLookup",
     "Signals",
     "Snapshots",
+    "StoredCode",
     "SubmissionReader",
     "SubmissionStore",
     "SubmissionTx",
@@ -213,6 +215,23 @@ class Signals(Protocol):
     """Where effects go after the commit: wakes the loop, long polls and caches. Losing one costs only time."""
 
     def emit(self, effects: Sequence[Effect]) -> None: ...
+
+
+class StoredCode(Protocol):
+    """What is stored under a key."""
+
+    @property
+    def size_bytes(self) -> int: ...
+
+
+class CodeObjects(Protocol):
+    """What `Bundles` needs of the object store."""
+
+    def put(self, key: str, chunks: Iterable[bytes], *, limit_bytes: int | None = None) -> StoredCode: ...
+
+    def get(self, key: str, *, offset: int = 0, length: int | None = None) -> Iterator[bytes]: ...
+
+    def info(self, key: str) -> StoredCode | None: ...
 
 
 class BundleStore(Protocol):
