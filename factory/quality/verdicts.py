@@ -166,10 +166,11 @@ def _message(check: Check, m: Measurement, passed: bool, step_s: int) -> str:
         case CheckKind.STUCK:
             word = _STEP_WORDS.get(step_s, "steps")
             name = f"'{m.subject}'" if m.subject else "the series"
+            longest = first.replace("; first:", "; longest:")
             what = "one value" if check.stuck_value is None else _figure(check.stuck_value)
             if passed:
                 return f"{name} is {what} for at most {_figure(m.value)} observed {word} in a row"
-            return f"{name} is {what} for {_figure(m.value)} observed {word} in a row{first}"
+            return f"{name} is {what} for {_figure(m.value)} observed {word} in a row{longest}"
         case _:
             assert_never(check.kind)
 
