@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -66,9 +67,10 @@ def stream_of(value: object) -> TableStream:
             return conforming_stream(reader.schema, reader)
         case Mapping():
             return stream_of(_table(value))
-        case _ if type(value).__module__.startswith("pandas.") and hasattr(value, "columns"):
-            return stream_of(_from_pandas(cast("pd.DataFrame", value)))
         case _:
+            pandas = sys.modules.get("pandas")  # who returns a DataFrame has imported it; we need not
+            if pandas is not None and isinstance(value, pandas.DataFrame):
+                return stream_of(_from_pandas(cast("pd.DataFrame", value)))
             raise InvalidRequestError(
                 f"a dataset cannot be written from a {type(value).__name__}",
                 hint="return a pandas DataFrame, an Arrow table, a DuckDB relation or a dict of columns",
