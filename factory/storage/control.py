@@ -2,8 +2,8 @@
 
 The feed's numbers grow in commit order. SQLite has one writer, so they do by themselves. On PostgreSQL a transaction
 writes its entries last, under an advisory lock that is held until the commit is visible: whoever draws a higher number
-commits later. (A counter row would do the same under READ COMMITTED; transactions here are REPEATABLE READ, where two of
-them on one row fail instead of waiting.)
+commits later. (A counter row would do the same under READ COMMITTED; transactions here are REPEATABLE READ, where two
+of them on one row fail instead of waiting.)
 """
 
 from __future__ import annotations
@@ -37,15 +37,14 @@ _LOCK_FEED = Sql("", f"SELECT pg_advisory_xact_lock({FEED_LOCK})")
 
 _LEASE = "SELECT holder, epoch, expires_at FROM lease"
 # The database's clock decides on PostgreSQL, where leaders on several hosts compete; :now on SQLite.
-_DATABASE_NOW = "(extract(epoch from clock_timestamp()) * 1000)::bigint"
 _READ_LEASE = Sql(_LEASE, _LEASE)
 _LOCK_LEASE = Sql(
     "SELECT holder, epoch, expires_at, :now FROM lease",
-    f"SELECT holder, epoch, expires_at, {_DATABASE_NOW} FROM lease FOR UPDATE",
+    "SELECT holder, epoch, expires_at, (extract(epoch from clock_timestamp()) * 1000)::bigint FROM lease FOR UPDATE",
 )
 _SHARE_LEASE = Sql(
     "SELECT epoch, expires_at, :now FROM lease",
-    f"SELECT epoch, expires_at, {_DATABASE_NOW} FROM lease FOR SHARE",
+    "SELECT epoch, expires_at, (extract(epoch from clock_timestamp()) * 1000)::bigint FROM lease FOR SHARE",
 )
 _SET_LEASE = Sql(
     "UPDATE lease SET holder = :holder, epoch = :epoch, expires_at = :expires_at",

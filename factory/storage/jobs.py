@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any
 
-from sqlalchemy import Select, bindparam, func, or_, select, text
+from sqlalchemy import bindparam, func, or_, select, text
 from sqlalchemy.dialects import postgresql
 
 from factory.control.ports import FeedKind
@@ -17,11 +16,12 @@ from factory.domain.tenancy import Queue, Scope
 from factory.errors import ConflictError, NotFoundError, StaleWriteError
 from factory.jobs.ports import AttemptProgress, IdempotencyRecord, JobFilter
 from factory.storage import codec
+from factory.storage.history import check_events
 from factory.storage.session import SqlSession
-from factory.storage.sql import Sql, compiled, insert_new, replace_guarded, scoped, upsert_new
+from factory.storage.sql import Query, Sql, compiled, insert_new, replace_guarded, scoped, upsert_new
 from factory.storage.tables import attempts, events, idempotency, jobs, progress, queues
 
-__all__ = ["JobSql", "check_events"]
+__all__ = ["JobSql"]
 
 # Constants stand in the text: only then does the planner see that a partial index covers the query.
 _IS_OPEN = text("is_open = 1")
@@ -206,18 +206,6 @@ class JobSql(SqlSession):
         self._changed(FeedKind.JOB, job.id)
 
 
-def check_events(job: Job, events: Sequence[Recorded], *, after: int) -> None:
-    """Rule 2: the events continue the job's history without a gap, and the row is what they lead to.
-
-    Raises: ValueError: they do not; an error of the caller, which no retry can mend.
-    """
-    if [e.seq for e in events] != list(range(after + 1, job.seq + 1)) or any(e.job_id != job.id for e in events):
-        raise ValueError(
-            f"job {job.id} at seq {job.seq} needs its events {after + 1}..{job.seq}, "
-            f"got {[(e.job_id, e.seq) for e in events]}"
-        )
-
-
 def _mutable(job: Job) -> dict[str, object]:
     live = job.live_attempt
     return {
@@ -233,7 +221,7 @@ def _mutable(job: Job) -> dict[str, object]:
 @lru_cache(maxsize=256)
 def _jobs_where(own: bool, states: int, queue: bool, group: bool, name: bool, before: bool) -> Sql:
     """The listing with just the conditions that are given; at most 2 · 13 · 16 texts exist."""
-    query: Select[Any] = select(jobs.c.body)
+    query: Query = select(jobs.c.body)
     if own:
         query = query.where(jobs.c.tenant == bindparam("tenant"))
     if states:

@@ -30,8 +30,12 @@ def database_url(url: str) -> URL:
     """Return the parsed URL with our driver in it. Raises: ConfigurationError: not a database we speak to."""
     try:
         parsed = make_url(url)
-    except Exception as exc:  # SQLAlchemy raises its own and ValueError; the URL may hold a password, so it is not shown
-        raise ConfigurationError("the database URL cannot be read", hint="sqlite:///factory.db, postgresql://…") from exc
+    except (
+        Exception
+    ) as exc:  # SQLAlchemy raises its own and ValueError; the URL may hold a password, so it is not shown
+        raise ConfigurationError(
+            "the database URL cannot be read", hint="sqlite:///factory.db, postgresql://…"
+        ) from exc
     match parsed.get_backend_name():
         case "sqlite" if parsed.database and parsed.database != ":memory:":
             return parsed.set(drivername="sqlite")
@@ -97,9 +101,7 @@ def connected(url: str) -> Iterator[Connection]:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
             yield connection
     except OperationalError as exc:
-        raise UnavailableError(
-            "the database does not open", hint="does the folder exist; is the server up?"
-        ) from exc
+        raise UnavailableError("the database does not open", hint="does the folder exist; is the server up?") from exc
     except DBAPIError as exc:
         raise ConfigurationError(f"the database refused the migration: {exc.orig}") from exc
     finally:

@@ -1,7 +1,7 @@
 """PostgreSQL: the same stores for several control planes.
 
-Every transaction is REPEATABLE READ: a closure decides on one snapshot, and where a neighbour changed what it writes the
-database refuses (40001) and the closure runs again on a new one. The same holds for a row that a neighbour inserted
+Every transaction is REPEATABLE READ: a closure decides on one snapshot, and where a neighbour changed what it writes
+the database refuses (40001) and the closure runs again on a new one. The same holds for a row that a neighbour inserted
 (`ON CONFLICT DO NOTHING` on a row outside the snapshot), so `idempotency` and `remember` agree without locks.
 """
 
@@ -31,7 +31,7 @@ _TRIES = 30
 _FIRST_WAIT_S = 0.002
 _LONGEST_WAIT_S = 0.25
 
-# One round trip. SET LOCAL, not a session's SET: a pooler like PgBouncer may give the next transaction to another server.
+# One round trip. SET LOCAL, not a session's SET: a pooler may give the next transaction to another server process.
 # synchronous_commit: an acknowledged job is on disk (rule 1), whatever the server's default is.
 _LIMITS = (
     "SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '30s'; "

@@ -1,8 +1,8 @@
 """Statements, written once with SQLAlchemy Core and compiled to text for both databases when the module is imported.
 
-Executing text on the driver's own cursor costs a few microseconds; Core's execution layer would cost tens per statement,
-and every column here is a string or an integer, so it has nothing to convert. Bind parameters carry the column's name,
-or the one given to `bindparam`.
+Executing text on the driver's own cursor costs a few microseconds; Core's execution layer would cost tens per
+statement, and every column here is a string or an integer, so it has nothing to convert. Bind parameters carry the
+column's name, or the one given to `bindparam`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from sqlalchemy.dialects.postgresql import psycopg
 
 from factory.domain.tenancy import Scope
 
-__all__ = ["Params", "Scoped", "Sql", "compiled", "insert_new", "replace_guarded", "scoped", "upsert_new"]
+__all__ = ["Params", "Query", "Scoped", "Sql", "compiled", "insert_new", "replace_guarded", "scoped", "upsert_new"]
 
 Params: TypeAlias = Mapping[str, object]
-Statement: TypeAlias = Select[Any] | Insert | Update | Delete
+Query: TypeAlias = Select[*tuple[Any, ...]]
+Statement: TypeAlias = Query | Insert | Update | Delete
 
 _SQLITE = sqlite.dialect(paramstyle="named")
 _POSTGRESQL = psycopg.dialect()
@@ -58,7 +59,7 @@ def compiled(statement: Statement, *, limited: bool = False) -> Sql:
     return Sql(*texts)
 
 
-def scoped(statement: Select[Any] | Delete, own: Column[Any] | ColumnElement[bool], *, limited: bool = False) -> Scoped:
+def scoped(statement: Query | Delete, own: Column[Any] | ColumnElement[bool], *, limited: bool = False) -> Scoped:
     """Compile a statement as it is, and narrowed to a tenant by its column or by a condition that binds `tenant`."""
     condition = own == bindparam("tenant") if isinstance(own, Column) else own
     return Scoped(compiled(statement, limited=limited), compiled(statement.where(condition), limited=limited))

@@ -3,9 +3,9 @@
 Debian's SQLite (before 3.51.3) can lose commits when several connections write or checkpoint a WAL database. Here one
 connection does both, and every other one is `query_only`.
 
-A commit with `synchronous=FULL` costs an fsync, so closures that wait at the same time share one: the writer thread runs
-each in a SAVEPOINT of its own, commits once, and only then answers all of them. A closure that raises takes back its own
-savepoint and nothing else.
+A commit with `synchronous=FULL` costs an fsync, so closures that wait at the same time share one: the writer thread
+runs each in a SAVEPOINT of its own, commits once, and only then answers all of them. A closure that raises takes back
+its own savepoint and nothing else.
 """
 
 from __future__ import annotations

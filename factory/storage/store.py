@@ -100,6 +100,4 @@ def open_store(
     Raises: ConfigurationError: the schema is newer than this release. UnavailableError: the database does not answer.
     """
     migrate.upgrade(url)
-    return SqlStore(
-        url, clock=clock, writer_thread=writer_thread, connections=connections, jitter=jitter, hooks=hooks
-    )
+    return SqlStore(url, clock=clock, writer_thread=writer_thread, connections=connections, jitter=jitter, hooks=hooks)

@@ -44,9 +44,7 @@ class TenantSql(SqlSession):
         return self._one(codec.KEY, _KEY, scope, id=key_id)
 
     def put_tenant(self, tenant: Tenant) -> Tenant:
-        return self._put(
-            codec.TENANT, tenant, _INSERT_TENANT, _UPDATE_TENANT, f"tenant '{tenant.id}'", id=tenant.id
-        )
+        return self._put(codec.TENANT, tenant, _INSERT_TENANT, _UPDATE_TENANT, f"tenant '{tenant.id}'", id=tenant.id)
 
     def put_queue(self, queue: Queue) -> Queue:
         columns = {"name": queue.name, "tenant": queue.tenant}
