@@ -8,13 +8,15 @@ from enum import StrEnum
 from typing import Protocol, TypeVar
 
 from factory.datasets.ports import DatasetReader
+from factory.domain.ids import TenantId
+from factory.domain.jobs import GroupRef, Job, JobSpec
 from factory.domain.time import Instant
 from factory.jobs.ports import JobReader, JobTx
 from factory.models.ports import ModelReader
 from factory.pools.ports import PoolReader, PoolTx
 from factory.serving.ports import EndpointReader, EndpointTx
 
-__all__ = ["ControlReader", "ControlStore", "ControlTx", "FeedEntry", "FeedKind", "Lease"]
+__all__ = ["ControlReader", "ControlStore", "ControlTx", "FeedEntry", "FeedKind", "Lease", "ReplicaSubmitter"]
 
 T = TypeVar("T")
 
@@ -91,3 +93,11 @@ class ControlStore(Protocol):
     def read(self, fn: Callable[[ControlReader], T]) -> T: ...
 
     def transact(self, fn: Callable[[ControlTx], T], *, epoch: int | None = None) -> T: ...
+
+
+class ReplicaSubmitter(Protocol):
+    """Inserts one replica job of an endpoint in the loop's transaction (bootstrap: `JobService`)."""
+
+    def submit_service(
+        self, tx: JobTx, tenant: TenantId, spec: JobSpec, *, group: GroupRef, by: str, now: Instant
+    ) -> Job: ...

@@ -1,0 +1,128 @@
+"""The guarded apply: decisions of a plan become rows, or are refused with a reason, in one transaction per group.
+
+In the transaction, under the leader's epoch (rule 5): the rows are caught up from the feed; a job whose seq is not the
+plan's is refused; capacity, devices and quota are checked again (rule 3); the inputs' gates are read again. Then the
+`Admitted` event is the outbox: the runner finds the desired attempt, and its id is deterministic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from factory.control.applying import apply_event
+from factory.control.gates import Doomed, Open, judge
+from factory.control.ledger import Ledger, Refusal
+from factory.control.ports import ControlTx
+from factory.control.view import View, catch_up
+from factory.domain.events import Admitted, CancelRequested, Event, Held, PreemptRequested
+from factory.domain.ids import JobId
+from factory.domain.jobs import Job
+from factory.domain.tenancy import PLATFORM
+from factory.domain.time import Instant
+from factory.jobs.ports import EndedHook
+from factory.lifecycle.effects import Effect
+from factory.lifecycle.stepping import next_attempt_id, why_stale
+from factory.scheduling.planning import Admit, Decision, Preempt
+
+__all__ = ["Dispatched", "dispatch"]
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatched:
+    """What came of a group of decisions."""
+
+    admitted: tuple[JobId, ...] = ()
+    preempted: tuple[JobId, ...] = ()
+    refused: tuple[tuple[JobId, Refusal], ...] = ()
+    effects: tuple[Effect, ...] = ()
+
+
+def dispatch(
+    tx: ControlTx,
+    planned: View,
+    decisions: Sequence[Decision],
+    *,
+    epoch: int,
+    now: Instant,
+    on_ended: EndedHook | None = None,
+) -> Dispatched:
+    """Apply the decisions that still hold. `planned` is the view that they were made on; it is not changed.
+
+    Raises:
+        StaleWriteError: a row changed under the transaction; nothing is written, plan again.
+        FeedPrunedError: as `catch_up`.
+    """
+    current, _ = catch_up(tx, planned)
+    group = _Group(tx, planned, Ledger(current.snapshot), epoch, now, on_ended)
+    for decision in decisions:
+        group.apply(decision)
+    return Dispatched(tuple(group.admitted), tuple(group.preempted), tuple(group.refused), tuple(group.effects))
+
+
+class _Group:
+    """One transaction's worth."""
+
+    def __init__(
+        self,
+        tx: ControlTx,
+        planned: View,
+        ledger: Ledger,
+        epoch: int,
+        now: Instant,
+        on_ended: EndedHook | None,
+    ) -> None:
+        self._tx = tx
+        self._planned = planned
+        self._ledger = ledger
+        self._epoch = epoch
+        self._now = now
+        self._on_ended = on_ended
+        self.admitted: list[JobId] = []
+        self.preempted: list[JobId] = []
+        self.refused: list[tuple[JobId, Refusal]] = []
+        self.effects: list[Effect] = []
+
+    def apply(self, decision: Decision) -> None:
+        job = self._tx.job(PLATFORM, decision.job_id)
+        seen = self._planned.snapshot.jobs.get(decision.job_id)
+        if job is None or seen is None or job.seq != seen.seq:
+            self.refused.append((decision.job_id, Refusal.STALE))
+            return
+        match decision:
+            case Admit():
+                self._admit(job, decision)
+            case Preempt():
+                self._preempt(job, decision)
+
+    def _admit(self, job: Job, decision: Admit) -> None:
+        refusal = self._ledger.refuses(job, decision.allocation, self._now)
+        pool = self._ledger.snapshot.pools.get(decision.allocation.pool)
+        if refusal is None and (pool is None or pool.runner != decision.runner):
+            refusal = Refusal.POOL
+        if refusal is not None:
+            self.refused.append((job.id, refusal))
+            return
+        verdict = judge(self._tx, job)
+        if not isinstance(verdict, Open):
+            self.refused.append((job.id, Refusal.GATE))
+            doomed = isinstance(verdict, Doomed)
+            self._write(job, CancelRequested(self._now, "control", verdict.why) if doomed else Held(self._now, verdict))
+            return
+        admitted = Admitted(self._now, next_attempt_id(job), decision.runner, decision.allocation, self._epoch)
+        self._ledger.admit(self._write(job, admitted))
+        self.admitted.append(job.id)
+
+    def _preempt(self, job: Job, decision: Preempt) -> None:
+        event = PreemptRequested(self._now, decision.attempt_id, decision.for_job, self._epoch)
+        live = job.live_attempt
+        if live is None or live.stop is not None or why_stale(job, event) is not None:
+            self.refused.append((job.id, Refusal.STALE))
+            return
+        self._write(job, event)
+        self.preempted.append(job.id)
+
+    def _write(self, job: Job, event: Event) -> Job:
+        after, effects = apply_event(self._tx, job, event, self._now, self._on_ended)
+        self.effects.extend(effects)
+        return after
