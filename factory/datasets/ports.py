@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from factory.domain.datasets import Dataset, DatasetVersion, Upload
@@ -12,6 +13,7 @@ from factory.domain.tenancy import Principal, Scope
 from factory.domain.time import Instant
 
 __all__ = [
+    "Blobs",
     "DatasetReader",
     "DatasetStore",
     "DatasetTx",
@@ -20,6 +22,7 @@ __all__ = [
     "RegistryReader",
     "RegistryStore",
     "RegistryTx",
+    "StoredBlob",
     "TableFiles",
 ]
 
@@ -98,6 +101,30 @@ class RegistryStore(Protocol):
     def read(self, fn: Callable[[RegistryReader], T]) -> T: ...
 
     def transact(self, fn: Callable[[RegistryTx], T]) -> T: ...
+
+
+class StoredBlob(Protocol):
+    """What is stored under a key."""
+
+    @property
+    def size_bytes(self) -> int: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+
+class Blobs(Protocol):
+    """What is needed of the object store (objects/ports.py)."""
+
+    def put(self, key: str, chunks: Iterable[bytes], *, limit_bytes: int | None = None) -> StoredBlob: ...
+
+    def get(self, key: str, *, offset: int = 0, length: int | None = None) -> Iterator[bytes]: ...
+
+    def info(self, key: str) -> StoredBlob | None: ...
+
+    def delete(self, key: str) -> None: ...
+
+    def local_path(self, key: str) -> Path | None: ...
 
 
 class TableFiles(Protocol):

@@ -239,4 +239,5 @@ class DatasetVersion:
     repaired: bool = False  # written by a job that read a quarantined version
     message: str = ""  # FAILED: why
     published_at: Instant | None = None
+    labels: tuple[tuple[str, str], ...] = ()  # sorted by name
     version: int = 0  # optimistic guard

@@ -84,6 +84,7 @@ class VersionView(WireModel):
     created_at: int
     created_by: str
     published_at: int | None = None
+    labels: dict[str, str] = {}
 
 
 class DatasetView(WireModel):
