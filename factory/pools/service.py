@@ -2,61 +2,301 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
-from factory.domain.ids import NodeId, RunnerId
-from factory.domain.pools import Node, Runner
-from factory.domain.tenancy import Principal
-from factory.domain.time import Instant
-from factory.errors import ConflictError
-from factory.pools.ports import FleetStore, PoolReader, PoolTx
+from factory.domain.ids import NodeId, PoolName, RunnerId, is_name
+from factory.domain.jobs import Job
+from factory.domain.pools import Flavor, Node, NodeState, Pool, Runner
+from factory.domain.resources import Resources
+from factory.domain.tenancy import PLATFORM, Principal, Role
+from factory.domain.time import SECOND, Instant
+from factory.errors import ConflictError, InvalidRequestError, NotFoundError, UnsupportedError
+from factory.pools.ports import FleetReader, FleetStore, FleetTx, PoolReader, PoolTx
+from factory.schemas.common import PROTOCOL
 from factory.schemas.platform import NodeView, PoolView
 from factory.schemas.runner import JoinRequest, NodeReport
 
 __all__ = ["PoolService", "StaleRunnerError", "apply_nodes", "current_runner"]
 
+_SEEN_EVERY_MS = 10 * SECOND  # a node's sign of life is written at most so often: each write is a feed entry
+
 
 class StaleRunnerError(ConflictError):
-    """A newer process of this runner has joined: this one must stop."""
+    """A newer process of this runner has joined, or it never joined: this one must join again or stop."""
 
     code = "stale_runner"
 
 
 def current_runner(reader: PoolReader, runner: RunnerId, incarnation: str) -> Runner:
     """Return the runner if `incarnation` is the present one. Raises: StaleRunnerError."""
-    ...
+    for found in reader.runners(PLATFORM):
+        if found.id == runner and found.incarnation == incarnation:
+            return found
+        if found.id == runner:
+            raise StaleRunnerError(
+                f"a newer process of runner '{runner}' has joined",
+                hint="stop this one; what runs is adopted by the newer one",
+                facts={"runner": runner},
+            )
+    raise StaleRunnerError(f"runner '{runner}' has not joined", hint="join first", facts={"runner": runner})
 
 
 def apply_nodes(tx: PoolTx, runner: Runner, reports: Sequence[NodeReport], now: Instant) -> tuple[Node, ...]:
     """Make pools and nodes what the runner reports: `reports` is the whole list of its nodes.
 
     A new pool or node is made; a node that is missing or not alive becomes LOST (never removed: its attempts are not
-    proven dead); one that was LOST and reports again is READY; DRAINING stays. Returns the nodes that changed.
+    proven dead); one that was LOST and reports again is READY; DRAINING stays. Returns the nodes that changed; the same
+    report again returns none.
+
+    Raises: ConflictError: a pool or node belongs to another runner; InvalidRequestError: a report is impossible.
     """
-    ...
+    pools = {p.name: p for p in tx.pools(PLATFORM)}
+    nodes = {n.id: n for n in tx.nodes(PLATFORM)}
+    changed: list[Node] = []
+    reported: set[NodeId] = set()
+    for report in sorted(reports, key=lambda r: r.id):
+        reported.add(NodeId(report.id))
+        pool = _pool(tx, pools, runner, report)
+        before = nodes.get(NodeId(report.id))
+        if before is not None and before.runner != runner.id:
+            raise ConflictError(
+                f"node '{report.id}' belongs to runner '{before.runner}'",
+                hint="give each machine's node an id of its own",
+            )
+        if before is None and not report.is_alive:
+            continue
+        after = _node(before, pool, runner, report, now)
+        if before is None or _differs(before, after):
+            changed.append(tx.put_node(after))
+        elif not 0 <= now - before.seen_at < _SEEN_EVERY_MS:
+            tx.put_node(after)
+    for node in sorted(nodes.values(), key=lambda n: n.id):
+        if node.runner == runner.id and node.id not in reported and node.state is not NodeState.LOST:
+            changed.append(tx.put_node(replace(node, state=NodeState.LOST)))
+    return tuple(changed)
 
 
 class PoolService:
     """What there is to share."""
 
-    def __init__(self, store: FleetStore) -> None: ...
+    def __init__(self, store: FleetStore) -> None:
+        self._store = store
 
     def join(self, principal: Principal, request: JoinRequest, *, now: Instant) -> Runner:
-        """A runner process starts (role runner or platform). Raises: InvalidRequestError: it speaks another protocol."""
-        ...
+        """A runner process starts (role runner or platform); every older process of it is stale from now on.
 
-    def heard(self, tx: PoolTx, runner: RunnerId, incarnation: str, now: Instant, *, ingress_url: str | None) -> Runner:
-        """Note a sign of life. Raises: StaleRunnerError."""
-        ...
+        Raises: ForbiddenError; UnsupportedError: it speaks another protocol; ConflictError: see `apply_nodes`.
+        """
+        principal.require(Role.RUNNER, Role.PLATFORM)
+        if request.protocol != PROTOCOL:
+            raise UnsupportedError(
+                f"runner '{request.runner}' speaks protocol {request.protocol}, this control plane {PROTOCOL}",
+                hint="run the same release on both sides",
+                facts={"protocol": PROTOCOL},
+            )
+        if not is_name(request.runner) or not request.incarnation:
+            raise InvalidRequestError(f"'{request.runner}' is no name for a runner, or its incarnation is empty")
 
-    def list_pools(self, principal: Principal) -> tuple[PoolView, ...]: ...
+        def work(tx: FleetTx) -> Runner:
+            known = {r.id: r for r in tx.runners(PLATFORM)}.get(RunnerId(request.runner))
+            joined = tx.put_runner(
+                Runner(
+                    id=RunnerId(request.runner),
+                    incarnation=request.incarnation,
+                    seen_at=now,
+                    ingress_url=request.ingress_url or (known.ingress_url if known is not None else ""),
+                    release=request.release,
+                    ray_version=request.ray_version,
+                    version=known.version if known is not None else 0,
+                )
+            )
+            if request.nodes:  # none yet: the first report names them, and what ran before is not lost until then
+                apply_nodes(tx, joined, request.nodes, now)
+            if known is None or known.incarnation != request.incarnation:
+                detail = json.dumps({"runner": request.runner, "incarnation": request.incarnation})
+                tx.put_audit(now, principal.id, None, "runner.join", detail)
+            return joined
 
-    def list_nodes(self, principal: Principal) -> tuple[NodeView, ...]: ...
+        return self._store.transact(work)
+
+    def list_pools(self, principal: Principal) -> tuple[PoolView, ...]:
+        """Return the pools that the caller may use, in slots; used = held by live attempts of every tenant."""
+
+        def look(reader: FleetReader) -> tuple[PoolView, ...]:
+            used = _Use.of(reader.open_jobs(PLATFORM))
+            nodes = reader.nodes(principal.scope)
+            return tuple(
+                _pool_view(pool, [n for n in nodes if n.pool == pool.name], used)
+                for pool in sorted(reader.pools(principal.scope), key=lambda p: p.name)
+            )
+
+        return self._store.read(look)
+
+    def list_nodes(self, principal: Principal) -> tuple[NodeView, ...]:
+        """Return the nodes that the caller may use, by pool and id."""
+
+        def look(reader: FleetReader) -> tuple[NodeView, ...]:
+            used = _Use.of(reader.open_jobs(PLATFORM))
+            nodes = sorted(reader.nodes(principal.scope), key=lambda n: (n.pool, n.id))
+            return tuple(_node_view(node, used, principal) for node in nodes)
+
+        return self._store.read(look)
 
     def drain(self, principal: Principal, node: NodeId, *, now: Instant) -> NodeView:
-        """Let it finish what it has and take nothing new (platform role). Raises: NotFoundError, ConflictError: lost."""
-        ...
+        """Let it finish what it has and take nothing new (platform role). Raises: NotFoundError, ConflictError."""
+        return self._turn(principal, node, NodeState.DRAINING, now)
 
     def undrain(self, principal: Principal, node: NodeId, *, now: Instant) -> NodeView:
-        """Let it take work again (platform role)."""
-        ...
+        """Let it take work again (platform role). Raises: NotFoundError, ConflictError: lost."""
+        return self._turn(principal, node, NodeState.READY, now)
+
+    def node(self, principal: Principal, node: NodeId) -> NodeView:
+        """Return one node. Raises: NotFoundError."""
+
+        def look(reader: FleetReader) -> NodeView:
+            return _node_view(_found(reader, principal, node), _Use.of(reader.open_jobs(PLATFORM)), principal)
+
+        return self._store.read(look)
+
+    def _turn(self, principal: Principal, node_id: NodeId, state: NodeState, now: Instant) -> NodeView:
+        principal.require(Role.PLATFORM)
+
+        def work(tx: FleetTx) -> NodeView:
+            node = _found(tx, principal, node_id)
+            if node.state is NodeState.LOST:
+                raise ConflictError(
+                    f"node '{node_id}' is lost: it takes no work anyway", hint="it is ready again when it reports"
+                )
+            if node.state is not state:
+                node = tx.put_node(replace(node, state=state))
+                action = "node.drain" if state is NodeState.DRAINING else "node.undrain"
+                tx.put_audit(now, principal.id, None, action, json.dumps({"node": node_id}))
+            return _node_view(node, _Use.of(tx.open_jobs(PLATFORM)), principal)
+
+        return self._store.transact(work)
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """What live attempts hold."""
+
+    slots: dict[PoolName, int] = field(default_factory=dict)  # thousandths
+    resources: dict[NodeId, Resources] = field(default_factory=dict)
+    attempts: dict[NodeId, list[tuple[Job, str]]] = field(default_factory=dict)
+
+    @staticmethod
+    def of(jobs: Iterable[Job]) -> _Use:
+        use = _Use()
+        for job in jobs:
+            live = job.live_attempt
+            if live is None:
+                continue
+            pool = live.allocation.pool
+            use.slots[pool] = use.slots.get(pool, 0) + live.allocation.slots_milli
+            for placement in live.allocation.placements:
+                held = use.resources.get(placement.node, Resources())
+                use.resources[placement.node] = held + placement.resources
+                use.attempts.setdefault(placement.node, []).append((job, live.id))
+        return use
+
+
+def _found(reader: FleetReader, principal: Principal, node_id: NodeId) -> Node:
+    nodes = {n.id: n for n in reader.nodes(principal.scope)}
+    if node_id not in nodes:
+        raise NotFoundError("node", node_id, nodes, hint="see: factory nodes")
+    return nodes[node_id]
+
+
+def _pool(tx: PoolTx, pools: dict[PoolName, Pool], runner: Runner, report: NodeReport) -> Pool:
+    """Return the pool that a node reports, made or changed to its flavor."""
+    name = PoolName(report.pool)
+    flavor = Flavor(report.flavor, Resources(report.slot_cpu_milli, report.slot_memory_bytes, report.slot_gpu_milli))
+    if not is_name(report.pool) or flavor.slot == Resources() or flavor.slot.is_negative():
+        raise InvalidRequestError(f"node '{report.id}' reports an impossible pool '{report.pool}' or an empty slot")
+    known = pools.get(name)
+    if known is not None and known.runner != runner.id:
+        raise ConflictError(
+            f"pool '{name}' belongs to runner '{known.runner}'",
+            hint="give the pools of each cluster names of their own",
+        )
+    if known is None or known.flavor != flavor:
+        # nodes of one flavor share a slot; the last report decides, so that a changed setting takes effect
+        pools[name] = tx.put_pool(Pool(name, flavor, runner.id) if known is None else replace(known, flavor=flavor))
+    return pools[name]
+
+
+def _node(before: Node | None, pool: Pool, runner: Runner, report: NodeReport, now: Instant) -> Node:
+    state = NodeState.READY if before is None or before.state is NodeState.LOST else before.state
+    return Node(
+        id=NodeId(report.id),
+        pool=pool.name,
+        runner=runner.id,
+        capacity=Resources(report.cpu_milli, report.memory_bytes, 1000 * report.devices),
+        devices=report.devices,
+        state=state if report.is_alive else NodeState.LOST,
+        gpu_model=report.gpu_model,
+        zone=report.zone,
+        host=report.host,
+        ray_node_id=report.ray_node_id,
+        seen_at=now if report.is_alive or before is None else before.seen_at,
+        memory_limits=report.memory_limits,
+        version=0 if before is None else before.version,
+    )
+
+
+def _differs(before: Node, after: Node) -> bool:
+    return replace(before, seen_at=0) != replace(after, seen_at=0)
+
+
+def _pool_view(pool: Pool, nodes: Sequence[Node], used: _Use) -> PoolView:
+    slot = pool.flavor.slot
+    ready = [n for n in nodes if n.state is NodeState.READY]
+    return PoolView(
+        name=pool.name,
+        flavor=pool.flavor.name,
+        slot={"cpu": slot.cpu_milli / 1000, "memory": float(slot.memory_bytes), "gpu": slot.gpu_milli / 1000},
+        runner=pool.runner,
+        isolation=pool.isolation.value,
+        nodes=len(nodes),
+        slots=sum(_slots(n.capacity, slot) for n in ready) / 1000,
+        used_slots=used.slots.get(pool.name, 0) / 1000,
+    )
+
+
+def _slots(capacity: Resources, slot: Resources) -> int:
+    """Return how many thousandths of a slot a node offers: what its scarcest resource allows."""
+    shares = [
+        have * 1000 // size
+        for have, size in (
+            (capacity.cpu_milli, slot.cpu_milli),
+            (capacity.memory_bytes, slot.memory_bytes),
+            (capacity.gpu_milli, slot.gpu_milli),
+        )
+        if size
+    ]
+    return min(shares, default=0)
+
+
+def _node_view(node: Node, used: _Use, principal: Principal) -> NodeView:
+    held = used.resources.get(node.id, Resources())
+    return NodeView(
+        id=node.id,
+        pool=node.pool,
+        state=node.state,
+        cpu=node.capacity.cpu_milli / 1000,
+        memory=node.capacity.memory_bytes,
+        gpus=node.devices,
+        used_cpu=held.cpu_milli / 1000,
+        used_memory=held.memory_bytes,
+        used_gpu=held.gpu_milli / 1000,
+        gpu_model=node.gpu_model,
+        host=node.host,
+        seen_at=node.seen_at,
+        attempts=tuple(
+            attempt
+            for job, attempt in sorted(used.attempts.get(node.id, ()), key=lambda pair: pair[1])
+            if principal.scope.covers(job.tenant)
+        ),
+    )
