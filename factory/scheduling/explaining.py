@@ -17,7 +17,6 @@ from factory.domain.pools import Pool
 from factory.domain.resources import Resources
 from factory.domain.time import SECOND, Instant
 from factory.errors import NotFoundError
-from factory.scheduling.feasibility import check_feasible
 from factory.scheduling.nomination import Refusal, Workspace, nominate
 from factory.scheduling.quota import quota_of
 from factory.scheduling.reasons import counted, vector, waiting
@@ -84,8 +83,6 @@ def _why(work: Workspace, job: Job, pools: tuple[Pool, ...], now: Instant) -> tu
         return job.hold or waiting(WaitReason.PENDING_EVALUATION, f"the job is {job.state.value}"), None
     if job.state is not JobState.QUEUED:
         return None, None
-    if (never := check_feasible(work.snapshot, job.spec, job.tenant)) is not None:
-        return never, None
     if (live := job.live_attempt) is not None:
         text = f"attempt {live.id} is {live.state.value}: the next one starts only after proof that it is dead"
         return waiting(WaitReason.PENDING_EVALUATION, text, attempt=live.id), None

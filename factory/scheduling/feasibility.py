@@ -19,18 +19,16 @@ from factory.scheduling.quota import exceeded, limits
 from factory.scheduling.reasons import counted, described, kinds, listed, precedence, slots, vector, waiting
 from factory.scheduling.snapshot import Lane, Snapshot, lane_of
 
-__all__ = ["check_feasible", "eligible_pools", "idle_capacity", "obstacle"]
+__all__ = ["check_feasible", "eligible_pools", "idle_capacity", "mismatch", "obstacle"]
 
 _ANY_STATE = frozenset(NodeState)
 
 
 def check_feasible(snapshot: Snapshot, spec: JobSpec, tenant: TenantId) -> Waiting | None:
     """Return why `spec` could never run for `tenant`, not even on the idle factory; None if it could."""
-    if (fault := _misconfigured(snapshot, spec)) is not None:
-        return fault
     pools = eligible_pools(snapshot, lane_of(spec, tenant))
-    if not pools:
-        return _no_matching_flavor(snapshot, spec, tenant)
+    if (fault := mismatch(snapshot, spec, tenant, pools)) is not None:
+        return fault
     found: list[Waiting] = []
     for pool in pools:
         fault = obstacle(snapshot, spec, pool)
@@ -38,6 +36,13 @@ def check_feasible(snapshot: Snapshot, spec: JobSpec, tenant: TenantId) -> Waiti
             return None
         found.append(fault)
     return min(found, key=lambda fault: precedence(fault.reason))
+
+
+def mismatch(snapshot: Snapshot, spec: JobSpec, tenant: TenantId, eligible: tuple[Pool, ...]) -> Waiting | None:
+    """Return what is wrong with the spec itself or that no pool is `eligible` for it; None if all is well."""
+    if (fault := _misconfigured(snapshot, spec)) is not None:
+        return fault
+    return None if eligible else _no_matching_flavor(snapshot, spec, tenant)
 
 
 def eligible_pools(snapshot: Snapshot, lane: Lane) -> tuple[Pool, ...]:

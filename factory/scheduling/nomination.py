@@ -14,7 +14,7 @@ from factory.domain.ids import NodeId, PoolName, QueueName
 from factory.domain.jobs import Allocation, Job, JobSpec, Waiting, WaitReason
 from factory.domain.pools import NodeState, Pool
 from factory.domain.resources import Resources
-from factory.scheduling.feasibility import eligible_pools, idle_capacity, obstacle
+from factory.scheduling.feasibility import eligible_pools, idle_capacity, mismatch, obstacle
 from factory.scheduling.placement import NodeLoad, capacity, place, slots_of
 from factory.scheduling.quota import Limit, limits, reached
 from factory.scheduling.reasons import counted, described, listed, number, precedence, slots, vector, waiting
@@ -114,10 +114,12 @@ class Workspace:
 
 
 def nominate(work: Workspace, job: Job, pools: tuple[Pool, ...]) -> Allocation | Refusal:
-    """Find room for the job in one of `pools`, which are eligible for it, best first and at least one.
+    """Find room for the job in one of `pools`, which are eligible for it, best first.
 
     Of several reasons, that of a pool which the job can wait for is told before that of one which it cannot.
     """
+    if (fault := mismatch(work.snapshot, job.spec, job.tenant, pools)) is not None:
+        return Refusal(fault, frozenset())
     found: list[tuple[bool, int, Waiting]] = []  # (waiting helps not, precedence, reason)
     holds: list[PoolName] = []
     for pool in pools:

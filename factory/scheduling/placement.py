@@ -97,9 +97,8 @@ def place(loads: Iterable[NodeLoad], pool: Pool, spec: JobSpec) -> Allocation | 
     placements: list[Placement] = []
     for count, load in _shares(rooms, pool.flavor.slot, spec):
         granted, _ = _grant(load.devices, spec.resources.gpu_milli, count)
-        placements.extend(
-            Placement(len(placements) + i, load.node.id, spec.resources, devices) for i, devices in enumerate(granted)
-        )
+        for devices in granted:
+            placements.append(Placement(len(placements), load.node.id, spec.resources, devices))
     return Allocation(pool.name, slots_of(spec, pool), tuple(placements))
 
 

@@ -29,7 +29,7 @@ from factory.domain.pools import Pool
 from factory.domain.resources import Resources
 from factory.domain.tenancy import Queue
 from factory.domain.time import Instant
-from factory.scheduling.feasibility import check_feasible
+from factory.scheduling.feasibility import mismatch
 from factory.scheduling.nomination import Workspace, nominate
 from factory.scheduling.snapshot import Lane, Snapshot, Turn
 
@@ -148,9 +148,9 @@ class _Line:
             eligible = self._work.eligible(lane)
             pools = tuple(pool for pool in eligible if pool.name not in self._held)
             if self._queue is None or not eligible:
-                never = check_feasible(self._work.snapshot, job.spec, job.tenant)
-                if never is not None:
-                    reasons[job.id] = never
+                fault = mismatch(self._work.snapshot, job.spec, job.tenant, eligible)
+                if fault is not None:
+                    reasons[job.id] = fault
                 heappop(self._lanes)  # what keeps this job out keeps out its whole lane
             elif not pools:
                 heappop(self._lanes)  # the same for what is held

@@ -1,0 +1,192 @@
+"""Random small factories and what may happen to them, for the properties of the scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from hypothesis import strategies as st
+
+from factory.domain.ids import AttemptId, JobId
+from factory.domain.jobs import Attempt, AttemptState, Job, JobSpec, JobState, PriorityClass
+from factory.domain.pools import Node, NodeState, Pool
+from factory.domain.tenancy import Queue, Quota
+from factory.scheduling.planning import Admit, Plan
+from factory.scheduling.snapshot import (
+    Change,
+    JobChanged,
+    NodeChanged,
+    PoolChanged,
+    QueueChanged,
+    Rows,
+)
+from factory.testing.builders import job, node, pool, queue, runner, spec
+
+T = TypeVar("T")
+
+POOLS = (
+    pool("cpu", cpu=1, memory_gib=4),
+    pool("gpu", cpu=4, memory_gib=16, gpu=1),
+    pool("private", cpu=2, memory_gib=4, tenant="water"),
+)
+QUEUES = ("city", "mobility", "water")
+LIVE = (AttemptState.DESIRED, AttemptState.RUNNING, AttemptState.STOPPING, AttemptState.UNKNOWN)
+NOW = 1000
+
+
+@st.composite
+def nodes(draw: st.DrawFn, id: str) -> Node:
+    where = draw(st.sampled_from(POOLS)).name
+    return node(
+        id,
+        pool=where,
+        cpu=draw(st.sampled_from((1, 2, 4, 7.5))),
+        memory_gib=draw(st.sampled_from((4, 8, 30))),
+        gpus=draw(st.integers(0, 3)) if where == "gpu" else 0,
+        state=draw(st.sampled_from((NodeState.READY,) * 6 + (NodeState.DRAINING, NodeState.LOST))),
+    )
+
+
+@st.composite
+def queues(draw: st.DrawFn, name: str) -> Queue:
+    row = queue(
+        name,
+        parent=draw(st.sampled_from((None, *QUEUES, "gone"))),  # circles and missing parents too
+        weight=draw(st.integers(0, 3)),
+    )
+    limited = draw(st.lists(st.sampled_from(POOLS), unique=True, max_size=2))
+    return replace(
+        row,
+        quotas=tuple(
+            Quota(p.name, draw(st.integers(0, 8)) * 500, draw(st.sampled_from((0, 500, 2000, None)))) for p in limited
+        ),
+    )
+
+
+@st.composite
+def specs(draw: st.DrawFn) -> JobSpec:
+    return spec(
+        cpu=draw(st.sampled_from((0, 0.5, 1, 2))),
+        memory_gib=draw(st.sampled_from((0, 0, 1, 6))),
+        gpu=draw(st.sampled_from((0, 0, 0, 0.3, 0.5, 1, 1.5, 2))),
+        replicas=draw(st.sampled_from((0, 1, 1, 1, 2, 3, 5))),
+        queue=draw(st.sampled_from(QUEUES)),
+        pool=draw(st.sampled_from((None, None, "cpu", "gpu", "private", "nowhere"))),
+        priority=draw(st.sampled_from(PriorityClass)),
+    )
+
+
+@st.composite
+def queued(draw: st.DrawFn, id: str) -> Job:
+    return job(
+        id,
+        spec=draw(specs()),
+        submitted_at=draw(st.integers(0, 3)),
+        not_before=draw(st.sampled_from((None, None, None, NOW - 1, NOW + 1))),
+    )
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> Rows:
+    """A factory in which nothing runs yet."""
+    return Rows(
+        pools=tuple(draw(st.lists(st.sampled_from(POOLS), unique=True, min_size=1))),
+        nodes=tuple(draw(nodes(f"n{i}")) for i in range(draw(st.integers(0, 5)))),
+        queues=tuple(draw(queues(name)) for name in QUEUES[: draw(st.integers(1, 3))]),
+        jobs=tuple(draw(queued(f"job-{i:02}")) for i in range(draw(st.integers(0, 12)))),
+        runners=(runner(),),
+    )
+
+
+@st.composite
+def changes(draw: st.DrawFn, rows: Rows) -> list[Change]:
+    """What may happen at once: rows come, change and go."""
+    found: list[Change] = []
+    for _ in range(draw(st.integers(0, 6))):
+        match draw(st.sampled_from(("queued", "ended", "unknown", "node", "queue", "pool", "requeued", "gone"))):
+            case "queued":
+                id = f"job-{draw(st.integers(0, 20)):02}"
+                if all(row.id != id or row.live_attempt is None for row in rows.jobs):
+                    found.append(JobChanged(JobId(id), draw(queued(id))))
+            case "ended" | "unknown" | "requeued" | "gone" as what if rows.jobs:
+                found.append(_moved(draw(st.sampled_from(rows.jobs)), what))
+            case "node":
+                id = f"n{draw(st.integers(0, 6))}"
+                row = draw(st.none() | nodes(id))
+                found.append(NodeChanged(node(id).id, row))
+            case "queue":
+                name = draw(st.sampled_from(QUEUES))
+                found.append(QueueChanged(queue(name).name, draw(st.none() | queues(name))))
+            case "pool":
+                row = draw(st.sampled_from(POOLS))
+                found.append(PoolChanged(row.name, draw(st.sampled_from((row, None)))))
+            case _:
+                pass
+    return found
+
+
+def _moved(row: Job, what: str) -> Change:
+    live = row.live_attempt
+    if what == "gone":
+        return JobChanged(row.id, None)
+    if what == "unknown" and live is not None:
+        silent = replace(live, state=AttemptState.UNKNOWN)
+        return JobChanged(row.id, replace(row, attempts=(*row.attempts[:-1], silent)))
+    attempts = () if live is None else (*row.attempts[:-1], replace(live, state=AttemptState.ENDED))
+    state = JobState.QUEUED if what == "requeued" else JobState.SUCCEEDED
+    return JobChanged(row.id, replace(row, state=state, attempts=attempts))
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A plan that came true: the rows after it, and the changes that lead there."""
+
+    rows: Rows
+    changes: tuple[Change, ...]
+
+
+def admitted(rows: Rows, made: Plan, state: AttemptState = AttemptState.RUNNING) -> Applied:
+    """Give every admitted job an attempt with its allocation."""
+    jobs = {row.id: row for row in rows.jobs}
+    found: list[Change] = []
+    for decision in made.decisions:
+        assert isinstance(decision, Admit)
+        row = jobs[decision.job_id]
+        ordinal = len(row.attempts) + 1
+        attempt = Attempt(
+            AttemptId(f"{row.id}.{ordinal}"), ordinal, state, decision.runner, decision.allocation, admitted_at=NOW
+        )
+        jobs[row.id] = replace(row, state=JobState.RUNNING, attempts=(*row.attempts, attempt))
+        found.append(JobChanged(row.id, jobs[row.id]))
+    return Applied(replace(rows, jobs=tuple(jobs.values())), tuple(found))
+
+
+def after(rows: Rows, happened: Sequence[Change]) -> Rows:
+    """The rows after changes, computed the plain way."""
+    pools: dict[str, Pool] = {row.name: row for row in rows.pools}
+    members: dict[str, Node] = {row.id: row for row in rows.nodes}
+    lines: dict[str, Queue] = {row.name: row for row in rows.queues}
+    jobs: dict[str, Job] = {row.id: row for row in rows.jobs}
+    for change in happened:
+        match change:
+            case PoolChanged(key, value):
+                _set(pools, key, value)
+            case NodeChanged(key, value):
+                _set(members, key, value)
+            case QueueChanged(key, value):
+                _set(lines, key, value)
+            case JobChanged(key, value):
+                _set(jobs, key, value)
+            case _:
+                raise AssertionError(change)
+    return Rows(
+        tuple(pools.values()), tuple(members.values()), tuple(lines.values()), tuple(jobs.values()), rows.runners
+    )
+
+
+def _set(rows: dict[str, T], key: str, value: T | None) -> None:
+    if value is None:
+        rows.pop(key, None)
+    else:
+        rows[key] = value
