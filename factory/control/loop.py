@@ -151,6 +151,13 @@ class ControlLoop:
 
     def tick(self, now: Instant) -> TickResult:
         """Do all that is due at `now`. Raises what the store raises when it is down; call again later."""
+        try:
+            return self._tick(now)
+        except BaseException:
+            self._view = None  # cut off anywhere: what was noted to look at may be lost, so look at all of it
+            raise
+
+    def _tick(self, now: Instant) -> TickResult:
         self._lead(now)
         self._refresh(now)
         lease = self._lease
@@ -164,8 +171,9 @@ class ControlLoop:
             self._keep_endpoints(tally, lease.epoch, now)
             self._prune(lease.epoch)
         except FencedError:
-            self._lease = None
-            return self._result(tally, None, now, fenced=True)
+            result = self._result(tally, None, now, fenced=True)
+            self._lease = self._view = None
+            return result
         return self._result(tally, lease.epoch, now)
 
     def release(self) -> None:

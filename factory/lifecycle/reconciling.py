@@ -10,8 +10,10 @@ Rules (DESIGN §1, §2 and §4):
 - R2 One rank's failure ends the attempt: its other ranks are killed. A rank that completed waits for the others.
 - R3 `ReportEnded` only when every rank is proven gone: a reachable node's agent scanned it after the replica could have
   started, and no process bears its marker. A silent node proves nothing, and an attempt on it is not reported.
-- R4 An attempt begins once. Only one that the control plane still shows as `desired` is started from nothing; shown
-  as begun and found nowhere, it is lost.
+- R4 An attempt begins once. Only one that the control plane still shows as `desired`, and that this process has not
+  started before, is started from nothing; begun and found nowhere, it is lost. (A report of its end may be under way:
+  started again, it would be taken for dead while it lives. A new process joins before it asks what is desired, and
+  from then on its forerunner's reports are refused.)
 - R5 A stop is a notice, and after the job's grace a kill. What has not begun user code is killed without notice.
 - R6 A replica without a desired attempt is swept; so are surplus warm replicas (rule 8). Evidence of an end is kept as
   long as its attempt is desired, since only the control plane's word shows that it was heard.
@@ -139,6 +141,7 @@ class FoundState:
 
     nodes: tuple[FoundNode, ...]
     replicas: tuple[FoundReplica, ...]
+    started: frozenset[AttemptId] = frozenset()  # every attempt that this runner process has asked Ray to start
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,11 +287,12 @@ def reconcile(desired: DesiredState, found: FoundState, now: Instant) -> tuple[A
 class _Look:
     """One look, indexed; warm replicas are taken out as starts use them."""
 
-    __slots__ = ("by_attempt", "replicas", "scanned", "warm")
+    __slots__ = ("by_attempt", "replicas", "scanned", "started", "warm")
 
     def __init__(self, found: FoundState) -> None:
         self.scanned: frozenset[NodeId] = frozenset(n.id for n in found.nodes if n.reachable and n.scanned)
         self.replicas: tuple[FoundReplica, ...] = tuple(sorted(found.replicas, key=lambda r: r.id))
+        self.started: frozenset[AttemptId] = found.started
         self.by_attempt: dict[AttemptId, list[FoundReplica]] = {}
         self.warm: dict[NodeId, list[FoundReplica]] = {node: [] for node in sorted(self.scanned)}
         for replica in self.replicas:
@@ -363,7 +367,9 @@ class _Decision:
         """True if a rank that is not there must have been there (R4)."""
         if self.attempt.state is AttemptState.RUNNING or any(r.began or _is_dead(r) for r in self.ranks.values()):
             return True
-        return not self.ranks and self.attempt.state is not AttemptState.DESIRED and self.attempt.stop is None
+        if self.ranks or self.attempt.stop is not None:
+            return False
+        return self.attempt.state is not AttemptState.DESIRED or self.attempt.id in self.look.started
 
     def _is_proven_dead(self) -> bool:
         """R3."""

@@ -264,3 +264,10 @@ def test_the_order_in_which_things_are_found_does_not_matter() -> None:
     attempts = (wanted(), wanted("n2", id="job-b.1"))
     found = (replica("n1", attempt=None, id="w1"), replica("n2", attempt=None, id="w2"))
     assert decide(*attempts, found=found, warm=1) == decide(*attempts[::-1], found=found[::-1], warm=1)
+
+
+def test_an_attempt_that_this_process_has_started_is_never_started_again() -> None:
+    state = DesiredState(RunnerId("runner-1"), (wanted(),))
+    (said,) = reconcile(state, FoundState((FoundNode(N1),), (), started=frozenset({A})), 0)
+    assert isinstance(said, ReportEnded)
+    assert said.outcome.reason is EndReason.WORKER_LOST
