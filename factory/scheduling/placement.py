@@ -124,14 +124,13 @@ def _shares(rooms: list[tuple[int, NodeLoad]], slot: Resources, spec: JobSpec) -
 def _leftover(load: NodeLoad, slot: Resources, asked: Resources, count: int) -> tuple[int, int, NodeId]:
     """Rank a node by what `count` replicas would leave: on the shared devices, in thousandths of slots, then its id."""
     _, shared = _grant(load.devices, asked.gpu_milli, count) if asked.gpu_milli % WHOLE else ((), 0)
-    free = load.free - asked * count
-    rest = 0
+    free, rest = load.free, 0  # no vector is made here: this runs for every node with room, at every placement
     if slot.cpu_milli:
-        rest += free.cpu_milli * 1000 // slot.cpu_milli
+        rest += (free.cpu_milli - asked.cpu_milli * count) * 1000 // slot.cpu_milli
     if slot.memory_bytes:
-        rest += free.memory_bytes * 1000 // slot.memory_bytes
+        rest += (free.memory_bytes - asked.memory_bytes * count) * 1000 // slot.memory_bytes
     if slot.gpu_milli:
-        rest += free.gpu_milli * 1000 // slot.gpu_milli
+        rest += (free.gpu_milli - asked.gpu_milli * count) * 1000 // slot.gpu_milli
     return shared, rest, load.node.id
 
 
