@@ -29,6 +29,8 @@ class MemoryStore:
         hooks: called around every commit of `transact`; may crash it.
     """
 
+    tx_class: type[MemoryTx] = MemoryTx  # planted bugs are subclasses of both
+
     def __init__(
         self,
         *,
@@ -68,7 +70,7 @@ class MemoryStore:
                 self._owner = None
 
     def _run(self, fn: Callable[[MemoryTx], T], *, writable: bool, epoch: int | None) -> T:
-        tx = MemoryTx(self._rows, writable=writable)
+        tx = self.tx_class(self._rows, writable=writable)
         try:
             if epoch is not None:
                 self._check_epoch(epoch)

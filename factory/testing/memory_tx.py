@@ -320,16 +320,19 @@ class _Pools(_Session):
         return tuple([runner for runner in runners if runner.id in ids])
 
     def put_pool(self, pool: Pool) -> Pool:
+        stored = self._put(self._rows.pools, pool.name, pool, f"pool '{pool.name}'")
         self._changed(FeedKind.POOL, pool.name)
-        return self._put(self._rows.pools, pool.name, pool, f"pool '{pool.name}'")
+        return stored
 
     def put_node(self, node: Node) -> Node:
+        stored = self._put(self._rows.nodes, node.id, node, f"node '{node.id}'")
         self._changed(FeedKind.NODE, node.id)
-        return self._put(self._rows.nodes, node.id, node, f"node '{node.id}'")
+        return stored
 
     def put_runner(self, runner: Runner) -> Runner:
+        stored = self._put(self._rows.runners, runner.id, runner, f"runner '{runner.id}'")
         self._changed(FeedKind.RUNNER, runner.id)
-        return self._put(self._rows.runners, runner.id, runner, f"runner '{runner.id}'")
+        return stored
 
     def delete_pool(self, scope: Scope, name: PoolName) -> None:
         pool = self._rows.pools.get(name)
@@ -376,8 +379,9 @@ class _Tenants(_Session):
         return self._put(self._rows.tenants, tenant.id, tenant, f"tenant '{tenant.id}'")
 
     def put_queue(self, queue: Queue) -> Queue:
+        stored = self._put(self._rows.queues, queue.name, queue, f"queue '{queue.name}'")
         self._changed(FeedKind.QUEUE, queue.name)
-        return self._put(self._rows.queues, queue.name, queue, f"queue '{queue.name}'")
+        return stored
 
     def put_key(self, key: Key) -> Key:
         return self._put(self._rows.keys, key.id, key, f"key '{key.id}'")
@@ -478,15 +482,17 @@ class _Models(_Session):
         return self._versions(scope, lambda v: not v.mlflow_version)[:limit]
 
     def put_model(self, model: Model) -> Model:
+        stored = self._put(self._rows.models, (model.tenant, model.name), model, f"model '{model.name}'")
         self._changed(FeedKind.MODEL, f"{model.tenant}/{model.name}")
-        return self._put(self._rows.models, (model.tenant, model.name), model, f"model '{model.name}'")
+        return stored
 
     def put_model_version(self, version: ModelVersion) -> ModelVersion:
-        self._changed(FeedKind.MODEL, f"{version.tenant}/{version.model}")
         key = (version.tenant, version.model, version.number)
-        return self._put(
+        stored = self._put(
             self._rows.model_versions, key, version, f"version {version.number} of model '{version.model}'"
         )
+        self._changed(FeedKind.MODEL, f"{version.tenant}/{version.model}")
+        return stored
 
     def _versions(self, scope: Scope, holds: Callable[[ModelVersion], bool]) -> tuple[ModelVersion, ...]:
         return _visible([v for v in _sorted(self._rows.model_versions) if holds(v)], scope)
@@ -502,9 +508,10 @@ class _Endpoints(_Session):
         return _if_visible(self._rows.endpoints.get((tenant, name)), scope)
 
     def put_endpoint(self, endpoint: Endpoint) -> Endpoint:
-        self._changed(FeedKind.ENDPOINT, f"{endpoint.tenant}/{endpoint.name}")
         key = (endpoint.tenant, endpoint.name)
-        return self._put(self._rows.endpoints, key, endpoint, f"endpoint '{endpoint.name}'")
+        stored = self._put(self._rows.endpoints, key, endpoint, f"endpoint '{endpoint.name}'")
+        self._changed(FeedKind.ENDPOINT, f"{endpoint.tenant}/{endpoint.name}")
+        return stored
 
     def delete_endpoint(self, scope: Scope, tenant: TenantId, name: EndpointName) -> None:
         if scope.covers(tenant) and (tenant, name) in self._rows.endpoints:
