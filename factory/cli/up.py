@@ -27,7 +27,7 @@ from factory.errors import ConfigurationError
 
 __all__ = ["Addresses", "default_data", "up"]
 
-_DEFAULT_PORTS = {"api": 8090, "mlflow": 0, "ray": 0, "ingress": 8091}
+_DEFAULT_PORTS = {"api": 8090, "mlflow": 0, "ray": 0, "ray_client": 0, "ingress": 8091}
 _END_ORDER = ("runner", "ray", "mlflow", "server")
 
 
@@ -38,6 +38,7 @@ class Addresses:
     api: int
     mlflow: int
     ray: int
+    ray_client: int  # nobody uses it, and `ray start` cannot leave it out
     ingress: int
 
     @property
@@ -185,6 +186,7 @@ def _children(folder: Path, addresses: Addresses, cpus: int | None) -> list:
     ray_argv, ray_env = ray_head_command(
         instance=ray_instance(folder),
         port=addresses.ray,
+        client_port=addresses.ray_client,
         temp_dir=ray_temp_dir(folder),
         token_path=token,
         num_cpus=cpus or os.cpu_count() or 1,
