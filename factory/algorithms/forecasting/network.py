@@ -104,7 +104,7 @@ class Network(nn.Module):
         """
         config = self.config
         level = past.abs().mean(1, keepdim=True) + _LEVEL_FLOOR
-        weekly = past.view(len(past), -1, config.week)[:, :, : config.horizon]  # same steps, oldest week first
+        weekly = past.view(past.shape[0], -1, config.week)[:, :, : config.horizon]  # same steps, oldest week first
         ordered = weekly.sort(1).values
         middle = (ordered.shape[1] - 1) // 2
         base = ordered[:, middle : ordered.shape[1] - middle].mean(1)

@@ -267,7 +267,7 @@ def _fit(ctx: TrainContext[SeriesForecastParams], windows: _TrainingWindows, pan
             optimizer.step()
             schedule.step()
             losses += loss.item()
-            if step >= _AVERAGE_FROM * total:
+            if step >= int(_AVERAGE_FROM * total):
                 _average(average, network)
         mean = losses / params.steps_per_epoch
         ctx.metrics((epoch + 1) * params.steps_per_epoch, train_loss=mean)
