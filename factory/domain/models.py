@@ -7,8 +7,9 @@ from enum import StrEnum
 
 from factory.domain.ids import AttemptId, Digest, JobId, ModelName, TenantId, VersionId
 from factory.domain.time import Instant
+from factory.errors import InvalidRequestError
 
-__all__ = ["Alias", "AliasName", "Lineage", "Model", "ModelVersion", "Promotion", "PromotionCheck"]
+__all__ = ["Alias", "AliasName", "Lineage", "Model", "ModelVersion", "Promotion", "PromotionCheck", "split_reference"]
 
 
 class AliasName(StrEnum):
@@ -44,6 +45,16 @@ class Model:
     champion: int | None = None
     previous: int | None = None
     version: int = 0  # optimistic guard
+
+    def number(self, which: int | AliasName) -> int | None:
+        """Return the version number that a reference names now; None if the alias points nowhere."""
+        match which:
+            case AliasName.CHAMPION:
+                return self.champion
+            case AliasName.PREVIOUS:
+                return self.previous
+            case int():
+                return which
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,3 +107,19 @@ class Alias:
     model: ModelName
     alias: AliasName
     number: int
+
+
+def split_reference(text: str) -> tuple[ModelName, int | AliasName]:
+    """Return the parts of "footfall-24h@3" or "footfall-24h@champion". Raises: InvalidRequestError.
+
+    >>> split_reference("footfall-24h@3")
+    ('footfall-24h', 3)
+    """
+    name, _, which = text.partition("@")
+    if which in tuple(AliasName):
+        return ModelName(name), AliasName(which)
+    if not which.isdecimal() or not which.isascii():
+        raise InvalidRequestError(
+            f"'{text}' names no model version", hint=f"write {name or 'name'}@3 or {name or 'name'}@champion"
+        )
+    return ModelName(name), int(which)

@@ -30,7 +30,7 @@ from factory.domain.jobs import (
     RetryPolicy,
     Waiting,
 )
-from factory.domain.models import ModelVersion
+from factory.domain.models import ModelVersion, split_reference
 from factory.domain.pools import Isolation, Pool
 from factory.domain.resources import Resources
 from factory.domain.tenancy import PLATFORM, Queue, Scope
@@ -311,18 +311,12 @@ class Normaliser:
 
     def model(self, ref: str) -> ModelVersion:
         """Return the version that "name@3" or "name@champion" names now. Raises: NotFoundError, InvalidRequestError."""
-        name, _, which = ref.partition("@")
-        model = self._reader.model(self._scope, self._tenant, ModelName(name))
+        name, which = split_reference(ref)
+        model = self._reader.model(self._scope, self._tenant, name)
         if model is None:
             known = [m.name for m in self._reader.models(self._scope) if m.tenant == self._tenant]
             raise NotFoundError("model", name, known, hint="see: factory models list")
-        number = {"champion": model.champion, "previous": model.previous}.get(which)
-        if which.isdecimal():
-            number = int(which)
-        elif which not in ("champion", "previous"):
-            raise InvalidRequestError(
-                f"'{ref}' names no model version", hint=f"write {name}@3, {name}@champion or {name}@previous"
-            )
+        number = model.number(which)
         found = None if number is None else self._reader.model_version(self._scope, self._tenant, model.name, number)
         if found is None:
             raise NotFoundError("model", ref, hint=f"see: factory models show {name}")

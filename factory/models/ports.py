@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from factory.domain.datasets import DatasetVersion
@@ -14,6 +15,7 @@ from factory.domain.tenancy import Scope
 from factory.domain.time import Instant
 
 __all__ = [
+    "Blobs",
     "GateReader",
     "GateStore",
     "GateTx",
@@ -23,6 +25,7 @@ __all__ = [
     "RegistryProjection",
     "RegistryVersion",
     "Source",
+    "StoredBlob",
 ]
 
 T = TypeVar("T")
@@ -64,6 +67,30 @@ class ModelStore(Protocol):
     def read(self, fn: Callable[[ModelReader], T]) -> T: ...
 
     def transact(self, fn: Callable[[ModelTx], T]) -> T: ...
+
+
+class StoredBlob(Protocol):
+    """What is stored under a key."""
+
+    @property
+    def size_bytes(self) -> int: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+
+class Blobs(Protocol):
+    """What is needed of the object store (objects/ports.py)."""
+
+    def put(self, key: str, chunks: Iterable[bytes], *, limit_bytes: int | None = None) -> StoredBlob: ...
+
+    def get(self, key: str, *, offset: int = 0, length: int | None = None) -> Iterator[bytes]: ...
+
+    def info(self, key: str) -> StoredBlob | None: ...
+
+    def delete(self, key: str) -> None: ...
+
+    def local_path(self, key: str) -> Path | None: ...
 
 
 class Source(Protocol):
