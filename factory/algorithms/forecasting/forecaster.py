@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from factory.errors import InvalidRequestError, did_you_mean
 __all__ = ["Forecaster", "Scaling"]
 
 _FORMAT = "series-forecast/1"  # of the metadata; a change that an older reader would misread gets a new number
+_YEARS = (1900, 2200)
 _CHUNK_ROWS = 8_192  # bounds the memory of a large batch
 
 
@@ -216,13 +218,23 @@ def _start_rows(stamps: np.ndarray, rows: int) -> np.ndarray:
     texts = _texts(stamps)
     if len(texts) not in (1, rows):
         raise InvalidRequestError(f"'start' has {len(texts)} stamps; give one, or one per row ({rows})")
-    try:
-        starts = np.array([np.datetime64(text, "s") for text in texts], "datetime64[s]")
-    except ValueError as exc:
-        raise InvalidRequestError(f"'start' holds no ISO stamp: {exc}", hint="write 2025-06-18T17:00") from exc
-    if np.isnat(starts).any():
-        raise InvalidRequestError("'start' holds an empty stamp", hint="write 2025-06-18T17:00")
+    starts = np.array([_stamp(text) for text in texts], "datetime64[s]")
     return starts if len(starts) == rows else np.repeat(starts, rows)
+
+
+def _stamp(text: str) -> datetime:
+    try:
+        stamp = datetime.fromisoformat(text)
+    except ValueError as exc:
+        raise InvalidRequestError(f"'start' holds no ISO stamp: {text[:40]!r}", hint="write 2025-06-18T17:00") from exc
+    if stamp.tzinfo is not None:
+        raise InvalidRequestError(
+            f"'start' is {text}; the series keeps its own clock, without a time zone", hint="write 2025-06-18T17:00"
+        )
+    # The calendar of a request spans all its starts; the bound keeps one request from asking for millennia of days.
+    if not _YEARS[0] <= stamp.year <= _YEARS[1]:
+        raise InvalidRequestError(f"'start' is {text}; the calendar reaches from {_YEARS[0]} to {_YEARS[1]}")
+    return stamp
 
 
 def _texts(tensor: np.ndarray) -> list[str]:

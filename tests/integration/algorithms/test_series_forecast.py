@@ -231,6 +231,8 @@ def test_missing_hours_may_be_nan_or_marked_and_change_nothing_else(small: pd.Da
         ({"sensor": np.array(["north", "south"], object)}, "2 names, 'history' 1 rows"),
         ({"history": np.zeros((1, 24), np.float32)}, r"this model reads \[rows, 336\]"),
         ({"start": np.array(["soon"], object)}, "no ISO stamp"),
+        ({"start": np.array(["2025-01-01T00:00Z"], object)}, "without a time zone"),
+        ({"start": np.array(["9999-01-01"], object)}, "reaches from 1900 to 2200"),
         ({"start": np.array(["2025-01-01"] * 3, object)}, "3 stamps"),
         ({"observed": np.ones((2, 2), bool)}, "'observed' has the shape"),
         ({"histori": np.zeros(1)}, "no input tensor 'histori'; did you mean 'history'"),
