@@ -1,7 +1,7 @@
 """Measure a contract: each check becomes DuckDB SQL over the version's Parquet files.
 
 What is measured, so that two people get the same numbers:
-- NaN counts as missing, like null.
+- Missing is null: NaN was stored as null (columns.py).
 - Order, runs and "first" follow the file's order (row numbers count from 1 over all files).
 - order: a step backward is a row whose stamp is earlier than that of the row with a stamp before it (of its key). Rows
   without a stamp have no place in time: they fail the check too.
@@ -193,7 +193,7 @@ class _Session:
         return Measurement(check.id, name, float(not fits), int(not fits), 1, () if fits else (kind,))
 
     def _null_shares(self, check: Check, names: Sequence[str]) -> Sequence[Measurement]:
-        counts = ", ".join(f"count({self._observed(name)})" for name in names)
+        counts = ", ".join(f"count({_column(name)})" for name in names)
         rows, *present = self._row(f"SELECT count(*), {counts} FROM version")
         out: list[Measurement] = []
         for name, there in zip(names, present, strict=True):
@@ -206,8 +206,8 @@ class _Session:
         others = [_failure(check, n, f"'{n}' is {self.types[n]}, not a number") for n in names if n not in numeric]
         if not numeric:
             return others
-        faults = {name: _outside(self._observed(name), check) for name in numeric}
-        counts = ", ".join(f"count({self._observed(n)}), count(*) FILTER (WHERE {faults[n]})" for n in numeric)
+        faults = {name: _outside(_column(name), check) for name in numeric}
+        counts = ", ".join(f"count({_column(n)}), count(*) FILTER (WHERE {faults[n]})" for n in numeric)
         figures = self._row(f"SELECT {counts} FROM version")
         out: list[Measurement] = []
         for index, name in enumerate(numeric):
@@ -239,11 +239,6 @@ class _Session:
             )
         return Measurement(check.id, "", float(rows - distinct), rows - distinct, rows, examples)
 
-    def _observed(self, name: str) -> str:
-        """Return the column with NaN as null."""
-        column = _column(name)
-        return f"CASE WHEN isnan({column}) THEN NULL ELSE {column} END" if self.types[name] in _FLOATS else column
-
     # --- series ---
 
     def _prepare_series(self) -> None:
@@ -272,7 +267,9 @@ class _Session:
                 f"SELECT {parts}, any_value({text}) AS label, min({_column(POSITION)}) AS first_row "
                 f"FROM version GROUP BY {', '.join(names)}))"
             )
-            source = f"SELECT {_column(POSITION)} AS position, key_id, {stamp} AS t FROM version JOIN keys ON {same}"
+            source = (
+                f"SELECT {_column(POSITION)} AS position, keys.key_id, {stamp} AS t FROM version JOIN keys ON {same}"
+            )
         else:
             self._run("CREATE OR REPLACE TEMP TABLE keys AS SELECT 0 AS key_id, '' AS subject")
             source = f"SELECT {_column(POSITION)} AS position, 0 AS key_id, {stamp} AS t FROM version"
@@ -350,7 +347,7 @@ class _Session:
 
     def _runs(self, check: Check, name: str) -> tuple[str, str]:
         """Make `runs` (key_id, value v, length, first and last position) of one column."""
-        observed = self._observed(name)
+        observed = _column(name)
         self._run(
             "CREATE OR REPLACE TEMP TABLE runs AS WITH observed AS ("
             f"SELECT s.key_id, s.position, s.t, {observed} AS v "

@@ -3,6 +3,9 @@
 Delta Lake stores fewer types than Arrow has. What can be kept without loss is converted, always in the same way, so
 that equal data give equal files; what cannot is refused by name, with the way out.
 
+NaN becomes null because Parquet's statistics leave it out: DuckDB 2.0 answers `isnan(x)` and `x > 7` from them, and a
+NaN in the file is then found by some queries and not by others.
+
 | Arrow                                  | stored as                                       |
 |----------------------------------------|-------------------------------------------------|
 | uint8, uint16, uint32, uint64          | int16, int32, int64, int64 (checked)            |
@@ -11,6 +14,7 @@ that equal data give equal files; what cannot is refused by name, with the way o
 | timestamp of any unit                  | microseconds (checked); with a zone: UTC        |
 | time of day                            | text "HH:MM:SS…"                                |
 | float16, date64, null                  | float32, date32, string                         |
+| NaN in a column of floats              | null                                            |
 | decimal of <= 38 digits                | decimal128                                      |
 | duration, interval, wider decimals     | refused                                         |
 """
@@ -21,6 +25,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from factory.domain.datasets import Column
@@ -100,16 +105,25 @@ def _conform(batch: pa.RecordBatch, target: pa.Schema) -> pa.RecordBatch:
     for field, array in zip(target, batch.columns, strict=True):
         plain = array.storage if isinstance(array, pa.ExtensionArray) else array
         if plain.type.equals(field.type):
-            arrays.append(plain)
+            arrays.append(_without_nan(plain))
             continue
         try:
-            arrays.append(plain.cast(field.type, safe=True))
+            arrays.append(_without_nan(plain.cast(field.type, safe=True)))
         except pa.ArrowInvalid as exc:
             raise InvalidRequestError(
                 f"column '{field.name}' of type {plain.type} holds a value that does not fit {field.type}",
                 hint="round or convert it before you write it",
             ) from exc
     return pa.RecordBatch.from_arrays(arrays, schema=target)
+
+
+def _without_nan(array: pa.Array) -> pa.Array:
+    if not pt.is_floating(array.type):
+        return array
+    nan = pc.call_function("is_nan", [array])
+    if not pc.call_function("any", [nan]).as_py():
+        return array
+    return pc.call_function("if_else", [nan, pa.scalar(None, array.type), array])
 
 
 def _storable(name: str, kind: pa.DataType) -> pa.DataType:

@@ -12,11 +12,12 @@ Equal rows give equal bytes: fixed row groups, codec and writer settings, no met
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -24,7 +25,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction
-from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction
 
 from factory.domain.datasets import Column, FileEntry
@@ -38,7 +39,7 @@ ROW_GROUP_ROWS = 131_072  # a change changes the bytes, hence the manifest ids, 
 MAX_FILE_BYTES = 256 * 1024 * 1024
 _VERSION_KEY = "factory.version_id"  # commit metadata
 _MANIFEST_KEY = "factory.manifest_id"
-_MAX_TRIES = 50  # each lost race means that another publisher went ahead
+_MAX_TRIES = 10  # of one publisher against writers that do not take our lock
 
 # Set when the table is made: history is kept for ever, since old versions are opened by number.
 _TABLE_CONFIGURATION = {
@@ -138,7 +139,7 @@ def _write_file(
             data_page_version="1.0",
             store_schema=False,
         ) as writer:
-            while group is not None and file.tell() < MAX_FILE_BYTES:
+            while group is not None and (not rows or file.tell() < MAX_FILE_BYTES):
                 if group.num_rows:
                     # One contiguous chunk: page boundaries must not depend on the batches that came.
                     writer.write_table(group.combine_chunks(), row_group_size=ROW_GROUP_ROWS)
@@ -196,22 +197,23 @@ def publish(table_dir: Path, *, version_id: VersionId, manifest_id: Digest, file
     ]
     properties = CommitProperties(
         custom_metadata={_VERSION_KEY: version_id, _MANIFEST_KEY: manifest_id},
-        max_commit_retries=0,  # after a lost race we look first whether the winner was an earlier try of this version
+        max_commit_retries=0,  # delta-rs does not compare transaction ids when it rebases: we look again ourselves
         app_transactions=[Transaction(_app_id(version_id), 1)],
     )
-    _ensure_table(table_dir)
     lost: CommitFailedError | None = None
-    for _ in range(_MAX_TRIES):
-        done = published_version(table_dir, version_id)
-        if done is not None:
-            return done
-        try:
-            # "overwrite" removes the files that the table has now: a Delta version holds one dataset version.
-            DeltaTable(table_dir).create_write_transaction(
-                list(adds), "overwrite", schema, commit_properties=properties
-            )
-        except CommitFailedError as exc:
-            lost = exc
+    with _publishing(table_dir):
+        _ensure_table(table_dir)
+        for _ in range(_MAX_TRIES):
+            # One snapshot for the look and the commit: the commit gets the number after the snapshot's, or fails.
+            table = DeltaTable(table_dir)
+            done = _own_commit(table, version_id)
+            if done is not None:
+                return done
+            try:
+                # "overwrite" removes the files that the table has now: a Delta version holds one dataset version.
+                table.create_write_transaction(list(adds), "overwrite", schema, commit_properties=properties)
+            except CommitFailedError as exc:
+                lost = exc
     raise UnavailableError(f"version {version_id} could not be published: other writers won every race") from lost
 
 
@@ -219,7 +221,24 @@ def published_version(table_dir: Path, version_id: VersionId) -> int | None:
     """Return the Delta version whose commit published the version; None if there is none."""
     if not DeltaTable.is_deltatable(str(table_dir)):
         return None
-    table = DeltaTable(table_dir)
+    with _publishing(table_dir):
+        return _own_commit(DeltaTable(table_dir), version_id)
+
+
+@contextmanager
+def _publishing(table_dir: Path) -> Iterator[None]:
+    """Hold the table's lock; the system frees it when its holder dies, however it dies.
+
+    Delta's own conflict check is not enough for us. Two tries of one version may both commit (measured: delta-rs 1.6
+    compares neither their transaction ids nor their paths), and `history()` numbers commits from a head that may move
+    while it reads.
+    """
+    with (table_dir / ".publish.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _own_commit(table: DeltaTable, version_id: VersionId) -> int | None:
     if table.transaction_version(_app_id(version_id)) is None:
         return None
     return next(int(commit["version"]) for commit in table.history() if commit.get(_VERSION_KEY) == version_id)
@@ -227,16 +246,9 @@ def published_version(table_dir: Path, version_id: VersionId) -> int | None:
 
 def _ensure_table(table_dir: Path) -> None:
     """Make the empty table (Delta version 0) unless it is there."""
-    if DeltaTable.is_deltatable(str(table_dir)):
-        return
-    try:
-        _ = DeltaTable.create(
-            table_dir, Schema.from_arrow(_EMPTY_SCHEMA), mode="error", configuration=dict(_TABLE_CONFIGURATION)
-        )
-    except DeltaError:
-        # Another publisher may have made it between our look and our commit; delta-rs has no class for that.
-        if not DeltaTable.is_deltatable(str(table_dir)):
-            raise
+    if not DeltaTable.is_deltatable(str(table_dir)):
+        schema = Schema.from_arrow(_EMPTY_SCHEMA)
+        _ = DeltaTable.create(table_dir, schema, mode="error", configuration=dict(_TABLE_CONFIGURATION))
 
 
 def _app_id(version_id: VersionId) -> str:
