@@ -148,7 +148,8 @@ def _dataclass(cls: type[Any], *, writing: bool, tag: str | None = None) -> Core
     arguments = core_schema.dataclass_args_schema(
         cls.__name__, fields, computed_fields=computed, extra_behavior="forbid"
     )
-    return core_schema.dataclass_schema(cls, arguments, names, slots=True, frozen=True)
+    # The configuration does not reach into a dataclass from outside: each carries it.
+    return core_schema.dataclass_schema(cls, arguments, names, slots=True, frozen=True, config=_CONFIG)
 
 
 def _field(field: dataclasses.Field[Any], schema: CoreSchema) -> core_schema.DataclassField:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from factory.domain.time import Clock
 from factory.errors import ConfigurationError
@@ -15,6 +15,25 @@ from factory.storage.hooks import CommitHooks
 from factory.storage.postgresql import PostgresEngine
 from factory.storage.sqlite import SqliteEngine
 from factory.storage.tx import SqlTx
+
+if TYPE_CHECKING:
+    from factory.control.ports import ControlStore
+    from factory.datasets.ports import DatasetStore, RegistryStore
+    from factory.jobs.ports import JobStore, SubmissionStore
+    from factory.models.ports import GateStore, ModelStore
+    from factory.pools.ports import FleetStore, PoolStore
+    from factory.serving.ports import DeployStore, EndpointStore
+    from factory.tenants.ports import GovernStore, TenantStore
+
+    def _satisfies_every_port(
+        store: SqlStore,
+    ) -> tuple[
+        *tuple[JobStore, SubmissionStore, PoolStore, FleetStore, TenantStore, GovernStore, DatasetStore],
+        *tuple[RegistryStore, ModelStore, GateStore, EndpointStore, DeployStore, ControlStore],
+    ]:
+        """Held by the type checker."""
+        return (store, store, store, store, store, store, store, store, store, store, store, store, store)
+
 
 __all__ = ["SqlStore", "open_store"]
 

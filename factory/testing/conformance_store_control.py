@@ -171,9 +171,9 @@ class ControlSuite:
         seen: list[str] = []
         after = 0
         while page := self._store.read(lambda tx, after=after: tx.feed(after, limit=2)):
-            assert len(page) <= 2
             seen += [entry.key for entry in page]
             after = page[-1].seq
+            assert len(page) <= 2
         assert seen == [f"job-{n}" for n in range(5)]
         assert after == self._store.read(lambda tx: tx.feed_head())
 

