@@ -111,11 +111,13 @@ def check_bind(settings: Settings) -> None:
         )
     for path in (settings.tls_cert, settings.tls_key):
         if path is not None and not path.is_file():
-            raise ConfigurationError(f"the TLS file {path} does not exist", hint="check FACTORY_TLS_CERT, FACTORY_TLS_KEY")
+            raise ConfigurationError(
+                f"the TLS file {path} does not exist", hint="check FACTORY_TLS_CERT, FACTORY_TLS_KEY"
+            )
     if settings.has_tls or settings.insecure_bind or _is_loopback(settings.host):
         return
     raise ConfigurationError(
-        f"the address {settings.host} is reachable from other machines, and without TLS keys would travel in clear text",
+        f"other machines reach the address {settings.host}, and without TLS keys would travel in clear text",
         hint="set FACTORY_TLS_CERT and FACTORY_TLS_KEY, or FACTORY_INSECURE_BIND=true behind a proxy that ends TLS",
     )
 

@@ -10,15 +10,15 @@ import logging
 import re
 import sys
 from collections.abc import Mapping, MutableMapping
+from contextvars import ContextVar
 from typing import Any, TextIO
 
 import structlog
 
-__all__ = ["bind", "configure_logs", "redact", "unbind"]
+__all__ = ["begin_request", "configure_logs", "note", "redact"]
 
-bind = structlog.contextvars.bind_contextvars
-unbind = structlog.contextvars.unbind_contextvars
-
+# one dictionary per request, shared with the threads that work for it: a thread's context is a copy, its values not
+_facts: ContextVar[dict[str, object] | None] = ContextVar("factory_request_facts", default=None)
 _REDACTED = "[redacted]"
 # API keys `fak_<id>_<secret>` keep their id, which is public; attempt tokens and bearer values go whole
 _KEY = re.compile(r"\b(fak_[0-9A-Za-z-]{8})_[0-9A-Za-z_-]{8,}")
@@ -26,6 +26,18 @@ _TOKEN = re.compile(r"\bfat_[0-9A-Za-z.-]+")
 _BEARER = re.compile(r"(?i)\b(bearer|basic)\s+(?!\[redacted\])[0-9a-z._~+/=-]{6,}")
 _URL_PASSWORD = re.compile(r"(?<=://)([^\s:/@]+):[^\s@/]+@")
 _SECRET_NAMES = frozenset({"authorization", "token", "secret", "password", "api_key", "cookie", "set-cookie"})
+
+
+def begin_request(**facts: object) -> None:
+    """Begin a new set of facts that every record of this request carries."""
+    _facts.set(facts)
+
+
+def note(**facts: object) -> None:
+    """Add facts to the request's set; outside a request nothing happens."""
+    known = _facts.get()
+    if known is not None:
+        known.update(facts)
 
 
 def redact(value: object) -> object:
@@ -51,7 +63,7 @@ def redact(value: object) -> object:
 def configure_logs(fmt: str = "json", level: str = "info", stream: TextIO | None = None) -> None:
     """Route every log record of this process to `stream` (default stderr), one line each."""
     shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
+        _merge_facts,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.stdlib.ExtraAdder(),
@@ -77,6 +89,12 @@ def configure_logs(fmt: str = "json", level: str = "info", stream: TextIO | None
     for name in ("uvicorn", "uvicorn.error"):  # its own handlers would print a second time
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
+
+
+def _merge_facts(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for key, value in (_facts.get() or {}).items():
+        event.setdefault(key, value)
+    return event
 
 
 def _redact_event(_logger: object, _method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:

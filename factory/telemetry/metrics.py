@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-__all__ = ["CONTENT_TYPE", "Metrics", "StateSample", "TOP_TENANTS"]
+__all__ = ["CONTENT_TYPE", "TOP_TENANTS", "Metrics", "StateSample"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 TOP_TENANTS = 50
@@ -44,12 +44,15 @@ class Metrics:
         )
         self.queue_wait = Histogram(
             "aifactory_job_queue_wait_seconds",
-            "From queued to running.",
+            "From accepted to running, of first attempts.",
             registry=r,
             buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 43200),
         )
         self.pass_seconds = Histogram(
-            "aifactory_scheduler_pass_duration_seconds", "One turn of the control loop.", registry=r, buckets=_PASS_BUCKETS
+            "aifactory_scheduler_pass_duration_seconds",
+            "One turn of the control loop.",
+            registry=r,
+            buckets=_PASS_BUCKETS,
         )
         self.decisions = Counter(
             "aifactory_scheduler_decisions_total", "What turns of the loop did.", ["outcome", "reason"], registry=r
@@ -99,7 +102,9 @@ class _StateCollector:
         yield _family("aifactory_jobs", "Open jobs.", ("state", "tenant", "queue"), _top_tenants(now.jobs), 1)
         by_pool = ("pool",)
         yield _family("aifactory_slots_capacity", "Slots of ready nodes.", by_pool, _keyed(now.slots_capacity), 1000)
-        yield _family("aifactory_slots_allocated", "Slots that attempts hold.", by_pool, _keyed(now.slots_allocated), 1000)
+        yield _family(
+            "aifactory_slots_allocated", "Slots that attempts hold.", by_pool, _keyed(now.slots_allocated), 1000
+        )
         yield _family("aifactory_quota_limit", "Nominal quota in slots.", ("queue", "pool"), now.quota_limit, 1000)
         yield _family("aifactory_quota_used", "Slots in use.", ("queue", "pool"), now.quota_used, 1000)
         yield _family("aifactory_leader_epoch", "Epoch of the current lease.", (), {(): now.leader_epoch}, 1)
