@@ -206,6 +206,8 @@ class Checker:
                 raise InvariantViolation(3, f"gang {id} starts only {sorted(there | ranks)}")
             if id in self.ended:
                 raise InvariantViolation(4, f"{id} starts after its end")
+            if id in found.started and not there:
+                raise InvariantViolation(4, f"{id} is started twice by one runner process")
 
     def reconciled(self, procs: Iterable[Proc], wanted: set[AttemptId]) -> None:
         """A runner has finished a whole round with a fresh wish: what it does not want lives two rounds at most."""
@@ -228,6 +230,11 @@ class Checker:
         """An effect that bears the attempt's token was written."""
         if attempt not in self.held:
             raise InvariantViolation(4, f"an effect of {attempt} was accepted after its end")
+
+    def report_accepted(self, said_by: str, present: str) -> None:
+        """A batch of reports of one life of a runner was taken in."""
+        if said_by != present:
+            raise InvariantViolation(4, f"reports of runner process {said_by} count while {present} is there")
 
     def settled(self, why_never: Callable[[Job], Waiting | None]) -> None:
         """Nothing more is wrong with the world, and time has passed: everything has come to an end.

@@ -100,7 +100,7 @@ class SimRunner:
         nodes: list[FoundNode] = []
         replicas: list[FoundReplica] = []
         for id, machine in sorted(self.cluster.machines.items()):
-            scanned = machine.reachable and (calm or not happens(self._rng, 60))
+            scanned = machine.reachable and (calm or not happens(self._rng, 100))
             nodes.append(FoundNode(id, machine.reachable, scanned))
             for proc in machine.procs.values():
                 if machine.reachable or proc.state is Process.STARTING:  # Ray lists what it has not started yet

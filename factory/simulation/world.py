@@ -382,6 +382,7 @@ class World:
     def _take_in(self, plane: _Plane, batch: ReportBatch | None) -> None:
         if batch is not None:
             told = plane.store.transact(lambda tx: apply_report(tx, batch, self.clock.now()))
+            self.checker.report_accepted(batch.incarnation, told.runner.incarnation)
             self.counts["reports ignored"] += len(told.ignored)
 
     def _take_effect(self, plane: _Plane, attempt: AttemptId | None) -> None:
@@ -408,7 +409,7 @@ class World:
         """A machine falls silent; what runs on it goes on, or is gone with it."""
         machine = self._machine()
         machine.reachable = False
-        if happens(self.rng, 400):
+        if happens(self.rng, 500):
             machine.procs.clear()
 
     def _find_machine(self) -> None:
@@ -516,10 +517,10 @@ class World:
             self._suspend: 1,
             self._resume: 1,
             self._effect: 4,
-            self._kill_process: 1,
+            self._kill_process: 2,
             self._restart_runner: 2,
-            self._lose_machine: 2,
-            self._find_machine: 4,
+            self._lose_machine: 3,
+            self._find_machine: 6,
             self._pause: 1,
             self._kill_plane: 1,
             self._change_quota: 1,

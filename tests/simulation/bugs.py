@@ -1,0 +1,225 @@
+"""Bugs that somebody could write, each as a small patch of the real code. The simulation must find every one.
+
+A patch takes away one thing that a rule of DESIGN §4 rests on; nothing else changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from factory.control import deadlines, dispatching, loop, reports
+from factory.control.ledger import Ledger, Refusal
+from factory.domain.events import AttemptEnded
+from factory.domain.jobs import AttemptState, EndReason, Job, JobState, Outcome
+from factory.lifecycle import reconciling, stepping
+from factory.lifecycle.stepping import Step
+from factory.simulation import world as worlds
+from factory.simulation.chance import Crash
+from factory.simulation.stores import PlaneStore
+from factory.testing.memory import MemoryStore
+from factory.testing.memory_tx import MemoryTx
+
+__all__ = ["BUGS"]
+
+Patch = pytest.MonkeyPatch
+
+
+def no_epoch_check(patch: Patch) -> None:
+    """A leader that was replaced goes on dispatching."""
+    patch.setattr(MemoryStore, "_check_epoch", lambda self, epoch: None)
+
+
+def acknowledged_before_commit(patch: Patch) -> None:
+    """A submit is answered when the transaction has run, not when it is on disk."""
+    real = PlaneStore.transact
+
+    def transact(self: PlaneStore, fn: Callable[[Any], Any], *, epoch: int | None = None) -> Any:
+        answers: list[Any] = []
+        try:
+            return real(self, lambda tx: answers.append(fn(tx)) or answers[-1], epoch=epoch)
+        except Crash:
+            if answers and epoch is None:
+                return answers[-1]
+            raise
+
+    patch.setattr(PlaneStore, "transact", transact)
+
+
+def report_applied_twice(patch: Patch) -> None:
+    """A report names its job in effect: what comes late or twice hits the attempt that lives now."""
+    real = reports._events
+
+    def events(job: Job, report: Any, now: int) -> Iterator[Any]:
+        live = job.live_attempt
+        return real(job, report if live is None else report.model_copy(update={"attempt": live.id}), now)
+
+    patch.setattr(reports, "_events", events)
+
+
+def slot_freed_on_the_cancel_request(patch: Patch) -> None:
+    """A cancelled job's slots are given away while its processes still run."""
+    real = stepping._cancel
+
+    def cancel(job: Job, live: Any, event: Any) -> Step:
+        done = real(job, live, event)
+        if live is None:
+            return done
+        ended = replace(live, state=AttemptState.ENDED, ended_at=event.at)
+        final = replace(
+            done.job,
+            state=JobState.CANCELLED,
+            attempts=(*job.attempts[:-1], ended),
+            outcome=Outcome(EndReason.CANCELLED),
+            ended_at=event.at,
+        )
+        return Step(final, done.effects)
+
+    patch.setattr(stepping, "_cancel", cancel)
+
+
+def rescue_by_time(patch: Patch) -> None:
+    """An attempt whose runner is silent long enough counts as dead, and its job runs again elsewhere."""
+    real = deadlines.unknown
+
+    def unknown(job: Job, why: str, now: int) -> Any:
+        event = real(job, why, now)
+        return None if event is None else AttemptEnded(now, event.attempt_id, Outcome(EndReason.NODE_LOST, why), "time")
+
+    patch.setattr(loop, "unknown", unknown)
+
+
+def gang_started_partially(patch: Patch) -> None:
+    """The ranks whose nodes answer are started, the others later."""
+
+    def start(self: Any) -> Iterator[Any]:
+        for placement in self.missing:
+            yield reconciling.StartReplica(self.attempt, placement, self.look.take_warm(placement.node))
+
+    patch.setattr(reconciling._Decision, "_start", start)
+
+
+def capacity_not_checked_again(patch: Patch) -> None:
+    """The plan is believed, although nodes, devices and quotas may have changed since."""
+    real = Ledger.refuses
+
+    def refuses(self: Ledger, job: Job, allocation: Any, now: int) -> Refusal | None:
+        refusal = real(self, job, allocation, now)
+        believed = (Refusal.NODE, Refusal.CAPACITY, Refusal.DEVICE, Refusal.QUOTA)
+        return None if refusal in believed else refusal
+
+    patch.setattr(Ledger, "refuses", refuses)
+
+
+def stale_seq_guard_off(patch: Patch) -> None:
+    """Decisions are written over whatever the row has become."""
+    real = dispatching._Group.apply
+
+    def apply(self: Any, decision: Any) -> None:
+        seen = self._planned.snapshot.jobs.get(decision.job_id)
+        if seen is not None:
+            tx = self._tx
+            self._tx = _Behind(tx, seen)
+            real(self, decision)
+            self._tx = tx
+
+    patch.setattr(dispatching._Group, "apply", apply)
+    patch.setattr(MemoryTx, "_is_current", lambda self, job, expected_seq: True)
+
+
+class _Behind:
+    """A transaction in which one job reads as it was."""
+
+    def __init__(self, tx: Any, seen: Job) -> None:
+        self._tx = tx
+        self._seen = seen
+
+    def job(self, scope: Any, job_id: Any) -> Any:
+        return self._seen if job_id == self._seen.id else self._tx.job(scope, job_id)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tx, name)
+
+
+def orphan_not_swept(patch: Patch) -> None:
+    """What has no desired attempt stays on the nodes."""
+    patch.setattr(reconciling, "_sweep", lambda look, wanted: iter(()))
+
+
+def cancel_not_final(patch: Patch) -> None:
+    """A job that completes while it is being cancelled counts as succeeded."""
+    real = stepping._end
+
+    def end(job: Job, live: Any, event: Any) -> Step:
+        if event.outcome.reason is EndReason.COMPLETED and job.state is JobState.CANCELLING:
+            return real(replace(job, state=JobState.RUNNING), live, event)
+        return real(job, live, event)
+
+    patch.setattr(stepping, "_end", end)
+
+
+def token_not_revoked(patch: Patch) -> None:
+    """A worker of an attempt that ended may still write."""
+    real = worlds.World._take_effect
+
+    def take_effect(self: Any, plane: Any, attempt: Any) -> None:
+        if plane.store.read(lambda reader: reader.job_of_attempt(worlds.PLATFORM, attempt)) is not None:
+            self.checker.effect_accepted(attempt)
+        real(self, plane, attempt)
+
+    patch.setattr(worlds.World, "_take_effect", take_effect)
+
+
+def lost_attempt_started_again(patch: Patch) -> None:
+    """An attempt that began and is nowhere is simply started once more, by whoever looks."""
+    patch.setattr(reconciling._Decision, "_has_begun", lambda self: False)
+
+
+def silent_node_taken_for_empty(patch: Patch) -> None:
+    """What is not seen is taken for dead, although its node does not answer."""
+
+    def is_proven_dead(self: Any) -> bool:
+        return not self._present()
+
+    patch.setattr(reconciling._Decision, "_is_proven_dead", is_proven_dead)
+
+
+def runner_of_before_the_restart_is_heard(patch: Patch) -> None:
+    """A late report of an older runner process is taken in."""
+    patch.setattr(
+        reports, "current_runner", lambda tx, id, _: next(r for r in tx.runners(worlds.PLATFORM) if r.id == id)
+    )
+
+
+def commit_without_event(patch: Patch) -> None:
+    """A row changes and its event is lost."""
+    real = MemoryTx.update_job
+
+    def update_job(self: Any, job: Job, events: Any, *, expected_seq: int) -> None:
+        if job.state is JobState.RUNNING:
+            job = replace(job, retries=job.retries + 1)
+        real(self, job, events, expected_seq=expected_seq)
+
+    patch.setattr(MemoryTx, "update_job", update_job)
+
+
+BUGS: tuple[Callable[[Patch], None], ...] = (
+    no_epoch_check,
+    acknowledged_before_commit,
+    report_applied_twice,
+    slot_freed_on_the_cancel_request,
+    rescue_by_time,
+    gang_started_partially,
+    capacity_not_checked_again,
+    stale_seq_guard_off,
+    orphan_not_swept,
+    cancel_not_final,
+    token_not_revoked,
+    lost_attempt_started_again,
+    silent_node_taken_for_empty,
+    runner_of_before_the_restart_is_heard,
+    commit_without_event,
+)
