@@ -37,7 +37,8 @@ def _encode(text: str) -> str:
 
 def _decode(cursor: str) -> str:
     try:
-        return base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
+        padded = (cursor + "=" * (-len(cursor) % 4)).encode()
+        return base64.b64decode(padded, altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError) as exc:
         raise InvalidRequestError(
             "this is not a cursor of this list", hint="take `next_cursor` of the last page, or begin without one"
