@@ -30,6 +30,7 @@ __all__ = [
     "Caller",
     "Reach",
     "Worker",
+    "is_let_in",
     "live_attempt",
     "mlflow_caller",
     "needs",
@@ -128,7 +129,13 @@ class live_attempt:  # noqa: N801  # see `needs`
         attempt = _attempt_of(plane, _secret(request))
         found = _live(plane, attempt)
         note(job=found.job.id, attempt=attempt)
+        request.state.is_let_in = True
         return found
+
+
+def is_let_in(request: Request) -> bool:
+    """True if `live_attempt` has found the caller's attempt live."""
+    return getattr(request.state, "is_let_in", False)
 
 
 class mlflow_caller:  # noqa: N801  # see `needs`

@@ -14,7 +14,7 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
-from factory.api.auth import AttemptEndedError, Worker, ended
+from factory.api.auth import Worker, ended, is_let_in
 from factory.api.bodies import JsonRoute, blocking_chunks, limited, opened
 from factory.api.problems import problem_responses
 from factory.api.routes.datasets import BYTES, RAW_BODY
@@ -53,10 +53,9 @@ class _AttemptRoute(JsonRoute):
         async def handle(request: Request) -> Response:
             try:
                 return await original(request)
-            except AttemptEndedError:
-                raise
             except UnauthenticatedError as exc:
-                raise ended(exc) from exc
+                # it was let in, so it was live when the call began
+                raise ended(exc) if is_let_in(request) else exc from None
 
         return handle
 
