@@ -78,22 +78,22 @@ def _plain(value: Any) -> Any:
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) -> None:
     """Print a table; a column name that ends in '>' is right-aligned, one with '*' gives way when space is short."""
-    rows = list(rows)
-    if not rows:
+    cells = [[cell if isinstance(cell, Text) else Text(str(cell)) for cell in row] for row in rows]
+    if not cells:
         console.print(empty, style="dim")
         return
+    names = [name.rstrip(">*") for name in columns]
+    widths = [max(len(name), *(row[i].cell_len for row in cells)) for i, name in enumerate(names)]
+    soft = [i for i, name in enumerate(columns) if "*" in name]
+    while sum(widths) + 2 * len(widths) > console.width and (wide := [i for i in soft if widths[i] > 8]):
+        widths[max(wide, key=lambda i: widths[i])] -= 1
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
-    for name in columns:
+    for name, column, width in zip(names, columns, widths, strict=True):
         table.add_column(
-            name.rstrip(">*"),
-            justify="right" if name.endswith(">") else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            min_width=None if name.endswith("*") else len(name.rstrip(">*")),
-            ratio=None,
+            name, justify="right" if ">" in column else "left", no_wrap=True, overflow="ellipsis", width=width
         )
-    for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+    for row in cells:
+        table.add_row(*row)
     console.print(table)
 
 

@@ -74,7 +74,7 @@ def show_algorithm(name: str) -> None:
     console.print()
     properties = view.params_schema.get("properties", {})
     show_table(
-        ("PARAMETER", "DEFAULT", "MEANING*"),
+        ("PARAMETER", "DEFAULT>", "MEANING*"),
         [(n, json.dumps(view.defaults.get(n)), p.get("description", p.get("type", ""))) for n, p in properties.items()],
         empty="no parameters",
     )
