@@ -56,9 +56,13 @@ def _documented(app: FastAPI) -> Callable[[], dict[str, Any]]:
         for path in schema["paths"].values():
             for operation in path.values():
                 for status, answer in operation.get("responses", {}).items():
-                    if status[0] in "45" and problems.PROBLEM_TYPE in answer.get("content", {}):
+                    content = answer.get("content", {})
+                    # FastAPI adds its own 422 wherever there is a parameter
+                    if status[0] == "4" or problems.PROBLEM_TYPE in content:
                         ref = {"$ref": "#/components/schemas/Problem"}
                         answer["content"] = {problems.PROBLEM_TYPE: {"schema": ref}}
+        for unused in ("HTTPValidationError", "ValidationError"):
+            schema["components"]["schemas"].pop(unused, None)
         return schema
 
     return openapi

@@ -12,6 +12,7 @@ import gc
 import json
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -124,9 +125,10 @@ class _Server(uvicorn.Server):
         self._serving = serving
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to drain; a second signal ends at once."""
+        """Begin to drain; a second Ctrl-C ends at once (a second SIGTERM is a supervisor that repeats itself)."""
         if self._serving.draining:
-            self.should_exit = self.force_exit = True
+            if sig == signal.SIGINT:
+                self.should_exit = self.force_exit = True
             return
         _log.info("draining", extra={"event": "server.draining", "signal": sig})
         self._serving.draining = True
