@@ -29,6 +29,7 @@ def require_live(job: Job | None, attempt_id: AttemptId) -> tuple[Job, Attempt]:
     live = None if job is None else job.live_attempt
     if job is None or live is None or live.id != attempt_id:
         raise UnauthenticatedError(
-            "this attempt is over; its token is revoked", hint="nothing to do: a newer attempt goes on, or the job ended"
+            "this attempt is over; its token is revoked",
+            hint="nothing to do: a newer attempt goes on, or the job ended",
         )
     return job, live
