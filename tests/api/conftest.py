@@ -39,8 +39,18 @@ class Server:
         started = time.monotonic()
         with (self.data.parent / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", "from factory.api.server import run; from factory.settings import Settings; run(Settings())"],
-                env={**os.environ, "FACTORY_DATA": str(self.data), "FACTORY_PORT": "0", "PYTHONPATH": str(ROOT), **self.env},
+                [
+                    sys.executable,
+                    "-c",
+                    "from factory.api.server import run; from factory.settings import Settings; run(Settings())",
+                ],
+                env={
+                    **os.environ,
+                    "FACTORY_DATA": str(self.data),
+                    "FACTORY_PORT": "0",
+                    "PYTHONPATH": str(ROOT),
+                    **self.env,
+                },
                 stdout=log,
                 stderr=log,
             )

@@ -183,7 +183,10 @@ def test_a_cancelled_job_stays_cancelled(tenant: Tenant) -> None:
     assert tenant.operator.post(f"/jobs/{job}:cancel").status_code == 200
     again = tenant.operator.post(f"/jobs/{job}:cancel")
     assert again.status_code == 200
-    assert tenant.viewer.get(f"/jobs/{job}/wait", params={"timeout_s": 5}).json()["state"] in ("cancelling", "cancelled")
+    assert tenant.viewer.get(f"/jobs/{job}/wait", params={"timeout_s": 5}).json()["state"] in (
+        "cancelling",
+        "cancelled",
+    )
 
 
 def test_events_of_a_job_are_paged_in_order(tenant: Tenant) -> None:
