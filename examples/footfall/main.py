@@ -40,7 +40,7 @@ def run(client: Client, out: Path) -> dict[str, Any]:
     print(f"  {raw.ref} is {raw.view.state.value}: {raw.view.rows:,} rows")
     for check in raw.view.checks:
         if not check.passed:
-            print(f"  ✗ {check.message}")
+            print(f"  {'✗' if check.severity.value == 'error' else '!'} {check.message}")
     _refused(client, raw.view.number)
 
     _say(2, "repair it in a job")
@@ -149,7 +149,7 @@ def _refused(client: Client, version: int) -> None:
     try:
         client.jobs.submit(spec)
     except errors.DatasetGateError as exc:
-        print(f"  training on it is refused: {exc.message}\n  way out: {exc.hint}")
+        print(f"  training on it is refused ({exc.code}): {exc.message[:120]}…\n  way out: {exc.hint}")
     else:
         raise AssertionError("a quarantined version must not be trained on")
 

@@ -108,6 +108,8 @@ class _only_one:  # noqa: N801  # a context manager, used like a function
 def _run(folder: Path, port: int | None, profile: Path | None, cpus: int | None) -> None:
     from factory.cli.processes import Supervisor, instance_id, raised_signals
 
+    for name in [name for name in os.environ if name.startswith("RAY_")]:
+        del os.environ[name]  # meant for another cluster
     addresses = _addresses(folder, port)
     started = time.monotonic()
     ready: set[str] = set()
@@ -182,6 +184,7 @@ def _children(folder: Path, addresses: Addresses, cpus: int | None) -> list:
     from factory.runner.ray_process import ensure_ray_token, ray_head_command, ray_instance, ray_temp_dir
 
     run = folder / "run"
+    (folder / "mlflow").mkdir(mode=0o700, exist_ok=True)
     token = ensure_ray_token(run / "ray.token")
     ray_argv, ray_env = ray_head_command(
         instance=ray_instance(folder),
@@ -233,7 +236,7 @@ def _children(folder: Path, addresses: Addresses, cpus: int | None) -> list:
             (*python, "runner", "--join-file", str(join)),
             stop_s=30.0,
             after=("server", "ray"),
-            is_ready=lambda: _has_nodes(folder, addresses),
+            is_ready=lambda: _is_at_work(run),
             restart_with=("ray",),
         ),
         ChildSpec(
@@ -274,10 +277,12 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _has_nodes(folder: Path, addresses: Addresses) -> bool:
-    """True once the runner has said that it is at work, newer than the process that says so."""
-    mark = folder / "run" / "runner.ready"
-    return mark.exists()
+def _is_at_work(run: Path) -> bool:
+    """True once the runner that lives now has joined; an earlier one's mark names another pid."""
+    try:
+        return (run / "runner.ready").read_text().strip() == str(json.loads((run / "runner.pid").read_text())["pid"])
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def _greet(folder: Path, addresses: Addresses, profile: Path | None) -> None:

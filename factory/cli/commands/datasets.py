@@ -163,31 +163,41 @@ def lineage(ref: RefArgument) -> None:
 
 
 def lineage_tree(view: LineageView) -> Tree:
-    """Draw a lineage graph as a tree from its roots; a node with several parents hangs under the first."""
+    """Draw a lineage graph as a tree, data first.
+
+    A node with several parents hangs under the one nearest to the data; an algorithm is named beside the job that ran it.
+    """
     nodes = {node.id: node for node in view.nodes}
-    children: dict[str, list[str]] = {node_id: [] for node_id in nodes}
-    targets = {edge.target for edge in view.edges}
+    parents: dict[str, list[str]] = {node_id: [] for node_id in nodes}
     for edge in view.edges:
-        children[edge.source].append(edge.target)
-    drawn: set[str] = set()
+        parents[edge.target].append(edge.source)
+    children: dict[str, list[str]] = {node_id: [] for node_id in nodes}
+    roots: list[str] = []
+    for node_id in nodes:
+        above = sorted(parents[node_id], key=lambda parent: _NEAREST.get(nodes[parent].kind, 9))
+        if above and nodes[above[0]].kind != "algorithm":
+            children[above[0]].append(node_id)
+        elif nodes[node_id].kind != "algorithm":
+            roots.append(node_id)
 
     def label(node_id: str) -> Text:
         node = nodes[node_id]
         text = Text.assemble((f"{node.kind} ", "dim"), (node.label, "bold" if node_id == view.focus else "default"))
         if node.state:
-            text.append_text(Text("  ")).append_text(state_text(node.state))
+            text.append("  ").append_text(state_text(node.state))
+        for parent in parents[node_id]:
+            if nodes[parent].kind == "algorithm":
+                text.append(f"  by {nodes[parent].label}", style="dim")
         return text
 
     def grow(branch: Tree, node_id: str) -> None:
         for child in children[node_id]:
-            if child in drawn:
-                continue
-            drawn.add(child)
             grow(branch.add(label(child)), child)
 
     root = Tree("", hide_root=True, guide_style="dim")
-    for node_id in nodes:
-        if node_id not in targets:
-            drawn.add(node_id)
-            grow(root.add(label(node_id)), node_id)
+    for node_id in roots:
+        grow(root.add(label(node_id)), node_id)
     return root
+
+
+_NEAREST = {"dataset": 0, "model": 1, "job": 2, "endpoint": 3}

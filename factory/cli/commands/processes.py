@@ -29,7 +29,7 @@ def runner(
     """Run a runner on a Ray cluster's head."""
     from factory.runner.main import main
 
-    main(join_file)
+    raise typer.Exit(main(["--join-file", str(join_file)]))
 
 
 def simulate(
