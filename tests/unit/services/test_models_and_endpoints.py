@@ -99,6 +99,12 @@ def test_a_wrong_registration_is_refused(
     assert world.models.list(ANNA).items == ()
 
 
+def test_an_attempt_registers_no_file_of_another_one(world: World) -> None:
+    theirs = world.model_request(start_training(world))
+    with pytest.raises(InvalidRequestError, match="not the one that this attempt stored"):
+        world.models.register(start_training(world), theirs, now=NOW)
+
+
 def test_a_repair_job_makes_no_model(world: World) -> None:
     reads = {"raw": {"dataset": "footfall", "purpose": "repair"}}
     spec = command(inputs=reads, outputs={"clean": {"dataset": "clean"}})
