@@ -165,7 +165,7 @@ def lineage(ref: RefArgument) -> None:
 def lineage_tree(view: LineageView) -> Tree:
     """Draw a lineage graph as a tree, data first.
 
-    A job that used a model hangs under the model, else under its data; an algorithm is named beside the job that ran it.
+    A job that used a model hangs under it, else under its data; an algorithm is named beside the job that ran it.
     """
     nodes = {node.id: node for node in view.nodes}
     parents: dict[str, list[str]] = {node_id: [] for node_id in nodes}
