@@ -1,0 +1,197 @@
+"""The runner process: reads its join file, connects, runs, ends in order.
+
+    factory runner --join-file F
+
+The join file (0600, JSON) names everything; no secret is ever on a command line:
+
+    url             of the control plane
+    runner          this runner's name
+    key or key_file a key of role runner (the file may appear later: it is waited for)
+    ray_address     host:port of the cluster's GCS
+    ray_token_path  the cluster's token file
+    node_dir        folder of node data, the same path on every node
+    pool, cpus, memory_reserve_bytes, ingress_port, ingress_host   optional
+
+It says that it is at work by the file `runner.ready` beside the join file. SIGTERM ends all attempts as FactoryStopped,
+reports that, ends warm replicas, agents and the ingress, and exits 0. Exit code 3: another process is this runner now.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import factory
+from factory.errors import ConfigurationError, FactoryError
+from factory.runner.ray_process import ray_client_env
+from factory.schemas.runner import JoinRequest
+from factory.worker.http import Http
+
+__all__ = ["JoinFile", "main", "read_join_file"]
+
+log = logging.getLogger("factory.runner")
+
+_KEY_WAIT_S = 60.0
+EXIT_STALE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class JoinFile:
+    """What the runner is told."""
+
+    url: str
+    runner: str
+    key: str
+    ray_address: str
+    ray_token_path: Path
+    node_dir: Path
+    folder: Path  # of the join file: where `runner.ready` goes
+    pool: str = ""
+    cpus: int | None = None
+    memory_reserve_bytes: int | None = None
+    ingress_port: int = 0  # 0 = a free one
+    ingress_host: str = "127.0.0.1"
+
+
+def read_join_file(path: Path, *, ray_address: str | None = None, node_dir: Path | None = None) -> JoinFile:
+    """Read the file; arguments go before what it says.
+
+    Raises: ConfigurationError: it is not there, readable by others, or something is missing.
+    """
+    try:
+        if path.stat().st_mode & 0o077:
+            raise ConfigurationError(f"{path} is readable by others", hint=f"chmod 600 {path}")
+        given: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as exc:
+        raise ConfigurationError(f"the join file {path} cannot be read: {exc}") from exc
+    given |= {k: v for k, v in {"ray_address": ray_address, "node_dir": node_dir}.items() if v}
+    missing = [k for k in ("url", "runner", "ray_address", "ray_token_path", "node_dir") if not given.get(k)]
+    if not given.get("key") and not given.get("key_file"):
+        missing.append("key_file")
+    if missing:
+        raise ConfigurationError(f"the join file {path} does not name {', '.join(missing)}")
+    return JoinFile(
+        url=str(given["url"]),
+        runner=str(given["runner"]),
+        key=str(given["key"]) if given.get("key") else _wait_for_key(Path(given["key_file"])),
+        ray_address=str(given["ray_address"]),
+        ray_token_path=Path(given["ray_token_path"]),
+        node_dir=Path(given["node_dir"]).resolve(),
+        folder=path.resolve().parent,
+        pool=str(given.get("pool") or ""),
+        cpus=given.get("cpus"),
+        memory_reserve_bytes=given.get("memory_reserve_bytes"),
+        ingress_port=int(given.get("ingress_port") or 0),
+        ingress_host=str(given.get("ingress_host") or "127.0.0.1"),
+    )
+
+
+def main(argv: Sequence[str] | None = None, env: Mapping[str, str] | None = None) -> int:
+    """Run until told to stop; return the exit code.
+
+    Args:
+        argv: --join-file F [--ray-address A] [--node-dir D]; None = this process's.
+        env: only `FACTORY_LOG_LEVEL` is read; None = this process's.
+    """
+    parser = argparse.ArgumentParser(prog="factory runner", description="Join one Ray cluster to the factory.")
+    parser.add_argument("--join-file", type=Path, required=True)
+    parser.add_argument("--ray-address", default=None)
+    parser.add_argument("--node-dir", type=Path, default=None)
+    options = parser.parse_args(argv)
+    level = (os.environ if env is None else env).get("FACTORY_LOG_LEVEL", "INFO")
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        join = read_join_file(options.join_file, ray_address=options.ray_address, node_dir=options.node_dir)
+        return _run(join)
+    except FactoryError as exc:
+        log.error("%s", exc, extra={"event": "runner.failed", "code": exc.code})
+        return 1
+
+
+def _run(join: JoinFile) -> int:
+    os.environ.update(ray_client_env(join.ray_token_path))
+    # Ray reads its environment when it is imported
+    from factory.runner.cluster import Cluster
+    from factory.runner.ingress.choice import choose_ingress, ensure_ingress_secret
+    from factory.runner.keeping import IngressKeeper, ingress_port
+    from factory.runner.link import Link
+    from factory.runner.loop import RunnerLoop
+    from factory.runner.nodes import NodeOptions
+
+    ready = join.folder / "runner.ready"
+    ready.unlink(missing_ok=True)
+    join.node_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    options = NodeOptions(str(join.node_dir), join.pool, join.cpus, join.memory_reserve_bytes)
+    ingress_dir = join.node_dir / "ingress"
+    secret = ensure_ingress_secret(ingress_dir / "secret")
+    cluster = Cluster(join.ray_address, options, url=join.url, key=join.key, release=factory.__version__)
+    loop = RunnerLoop(cluster, join.runner, join.url, secret)
+    port = ingress_port(ingress_dir, join.ingress_port)
+    ingress = IngressKeeper(choose_ingress(ingress_dir, port, join.ingress_host, secret=secret))
+    loop.ingress_url = ingress.start()
+    cluster.connect()
+    for number in (signal.SIGTERM, signal.SIGINT):  # after ray.init, which sets handlers of its own
+        signal.signal(number, lambda *_: loop.stop())
+    nodes = loop.open()
+    http = Http(join.url, join.key)
+
+    def on_news() -> None:
+        ingress.wish(link.desired)
+        loop.wake()
+
+    link = Link(http, join.runner, uuid.uuid4().hex, on_news)
+    link.join(
+        JoinRequest(
+            runner=join.runner,
+            incarnation=link.incarnation,
+            release=factory.__version__,
+            ray_version=cluster.version(),
+            ingress_url=loop.ingress_url,
+            nodes=nodes,
+        )
+    )
+    log.info("joined", extra={"event": "runner.joined", "runner": join.runner, "nodes": len(nodes)})
+    link.start()
+    ready.write_text(str(os.getpid()))
+    try:
+        loop.run(link)
+    finally:
+        ready.unlink(missing_ok=True)
+    if link.fatal is not None:
+        log.error("%s", link.fatal, extra={"event": "runner.stale"})
+        ingress.leave()
+        return EXIT_STALE  # what lives here is the newer process's business
+    loop.end()
+    ingress.stop()
+    link.close()
+    log.info("ended", extra={"event": "runner.ended"})
+    return 0
+
+
+def _wait_for_key(path: Path) -> str:
+    deadline = time.monotonic() + _KEY_WAIT_S
+    while True:
+        try:
+            key = path.read_text().strip()
+        except OSError:
+            key = ""
+        if key:
+            return key
+        if time.monotonic() > deadline:
+            raise ConfigurationError(f"there is no runner key in {path}", hint="did the control plane start?")
+        time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

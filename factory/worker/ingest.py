@@ -1,0 +1,44 @@
+"""The platform job that turns a staged upload into a dataset version."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from factory.worker.attempt import AttemptApi, local_path
+from factory.worker.outputs import write_version
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from factory.worker.data.columns import TableStream
+
+__all__ = ["ingest"]
+
+
+def ingest(api: AttemptApi, workdir: Path, *, threads: int, log: Callable[[str], None]) -> dict[str, Any]:
+    """Read the upload, write and measure its version, publish it or leave it quarantined.
+
+    Repeats after a crash go on where the version's state says; the upload is read again only while that is `staged`.
+    Raises: InvalidRequestError: the upload is no such table. Others: as `Http.call`.
+    """
+    from factory.worker.data.reading import open_upload
+
+    upload = api.upload()
+
+    @contextlib.contextmanager
+    def rows() -> Iterator[TableStream]:
+        if upload.location is not None:
+            path = local_path(upload.location)
+        else:
+            path = workdir / "upload"
+            api.upload_content(path)
+        log(f"reading {upload.filename}: {upload.size_bytes:,} bytes, {upload.format}")
+        with open_upload(path, upload.format, threads=threads) as stream:
+            yield stream
+
+    digest = upload.sha256 if upload.sha256.startswith("sha256:") else f"sha256:{upload.sha256}"
+    written = write_version(api, "", rows, source_digest=digest, threads=threads, log=log)
+    return {"version": f"{written.dataset}@{written.number}", "state": written.state.value}
