@@ -1,4 +1,4 @@
-"""A real control plane per test process, and who talks to it: people with keys, and a runner that speaks the protocol."""
+"""A real control plane per test process, and who talks to it: people with keys, and a runner by its protocol."""
 
 from __future__ import annotations
 

@@ -38,7 +38,8 @@ def behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process = subprocess.Popen(argv, env={**os.environ, **env}, stdout=log, stderr=log, start_new_session=True)
     url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 90
     while True:
-        assert process.poll() is None and time.monotonic() < deadline, (home / "log").read_text()[-3000:]
+        assert process.poll() is None, (home / "log").read_text()[-3000:]
+        assert time.monotonic() < deadline
         try:
             if httpx.get(f"{url}/health", trust_env=False, timeout=2).status_code == 200:
                 break
@@ -114,6 +115,7 @@ def ids_of(of: Department) -> dict[str, str]:
     return {"experiment_id": of.experiment, "run_id": of.run, "model_id": of.logged_model, "artifact": of.artifact}
 
 
+NOTE = {"artifact_path": "m", "run_id": "x", "utc_time_created": "2026-01-01", "flavors": {}}
 # what a call needs beside the ids, so that MLflow itself would say yes
 REST: dict[str, dict[str, Any]] = {
     "experiments/set-experiment-tag": {"key": "k", "value": "v"},
@@ -124,7 +126,7 @@ REST: dict[str, dict[str, Any]] = {
     "runs/log-batch": {"metrics": [{"key": "b", "value": 2.0, "timestamp": 1, "step": 0}]},
     "runs/set-tag": {"key": "t", "value": "v"},
     "runs/delete-tag": {"key": "t"},
-    "runs/log-model": {"model_json": json.dumps({"artifact_path": "m", "run_id": "x", "utc_time_created": "2026-01-01", "flavors": {}})},
+    "runs/log-model": {"model_json": json.dumps(NOTE)},
     "runs/outputs": {"models": [{"model_id": "<model_id>", "step": 0}]},
     "logged-models": {"name": "another"},
     "logged-models/{model_id}": {"status": "LOGGED_MODEL_READY"},

@@ -80,7 +80,7 @@ def test_sigterm_ends_streams_finishes_and_gives_the_lease_up(new_server: Callab
         assert "end" not in "".join(stream.iter_text())  # the job has not ended: the client resumes elsewhere
     assert server.stop() == 0, server.log()
     assert time.monotonic() - started < 10
-    assert "Traceback" not in server.log(), print(server.log())
+    assert "Traceback" not in server.log(), server.log()
     assert server.start() < READY_S
     assert server.api().get(f"/jobs/{job}").status_code == 200
 
