@@ -1,0 +1,1 @@
+"""What stands in front of the replicas: HAProxy, or a small asyncio proxy where that is missing."""
