@@ -236,10 +236,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def runner(server: Server) -> Runner:
+def joined(server: Server) -> Runner:
     """The runner of that server."""
-    joined = Runner(server)
-    joined.join()
+    runner = Runner(server)
+    runner.join()
+    return runner
+
+
+@pytest.fixture
+def runner(joined: Runner) -> Runner:
+    """That runner, heard of just now: other tests may have taken longer than a silent one is trusted."""
+    assert joined.report(nodes=[joined.node]).status_code == 200
     return joined
 
 
