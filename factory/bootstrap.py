@@ -128,7 +128,7 @@ def assemble(settings: Settings, *, hooks: CommitHooks | None = None) -> Control
         store=store,
         database=f"SQLite {sqlite3.sqlite_version}" if settings.is_sqlite else "PostgreSQL",
         objects=objects,
-        tokens=AttemptTokens(_secret(settings.data.absolute() / "secret.key")),
+        tokens=AttemptTokens(_secret(settings.secret_file or settings.data.absolute() / "secret.key")),
         metrics=metrics,
         catalogue=catalogue,
         tenants=TenantService(store, secrets=lambda size: secrets.token_bytes(size)),

@@ -35,6 +35,7 @@ class Settings(BaseSettings):
     tls_key: Path | None = None
     insecure_bind: bool = False  # allow a non-loopback address without TLS (behind a proxy that ends TLS)
     database_url: str = ""  # "" = SQLite in the data folder
+    secret_file: Path | None = None  # what attempt tokens are made with; servers of one database share it
     mlflow_url: str = ""  # MLflow's own address, on loopback; "" = none
     shared_files: bool = True  # runners see this machine's files: answers carry file:// locations
 

@@ -60,9 +60,6 @@ class Metrics:
         self.loop_errors = Counter("aifactory_control_loop_errors_total", "Turns that raised.", registry=r)
         self.fenced = Counter("aifactory_fenced_writes_total", "Writes refused because the lease was lost.", registry=r)
         self.is_leader = Gauge("aifactory_is_leader", "1 if this process leads.", registry=r)
-        self.violations = Counter(
-            "aifactory_invariant_violations_total", "Broken invariants found (alert).", ["id"], registry=r
-        )
         self.requests = Counter(
             "aifactory_http_requests_total", "Answered requests.", ["method", "route", "status"], registry=r
         )

