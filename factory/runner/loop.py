@@ -57,17 +57,21 @@ _CALL_S = 3.0
 _AGAIN_S = 1.0  # an order to kill, forget or start is not repeated sooner
 _QUIET_S = 0.4  # a new warm replica waits until the start that used the last one is through
 _LOGS_S = 10.0  # an end is reported when its logs are stored, or this long after
-_STOP_GRACE_S = 8  # of jobs when the factory is stopped in order
 
 
 class RunnerLoop:
     """Makes one Ray cluster match the desired state."""
 
-    def __init__(self, cluster: Cluster, runner: str, url: str, ingress_secret: str) -> None:
+    def __init__(self, cluster: Cluster, runner: str, url: str, *, ingress_secret: str, stop_grace_s: int) -> None:
+        """Args:
+        ingress_secret: what the ingress says to services.
+        stop_grace_s: the most that a job gets to end when the factory is stopped in order.
+        """
         self._cluster = cluster
         self._runner = RunnerId(runner)
         self._url = url
         self._ingress_secret = ingress_secret
+        self._stop_grace_s = stop_grace_s
         self._link: Link | None = None
         self._memory = Memory()
         self._news = threading.Event()
@@ -181,7 +185,7 @@ class RunnerLoop:
         if not self._frozen:
             self._frozen = frozenset({str(r.attempt) for r in found.replicas if r.attempt is not None} | {""})
         mine = tuple(
-            replace(a, spec=replace(a.spec, grace_s=min(a.spec.grace_s, _STOP_GRACE_S)))
+            replace(a, spec=replace(a.spec, grace_s=min(a.spec.grace_s, self._stop_grace_s)))
             for a in desired.attempts
             if a.id in self._frozen
         )

@@ -10,7 +10,7 @@ The join file (0600, JSON) names everything; no secret is ever on a command line
     ray_address     host:port of the cluster's GCS
     ray_token_path  the cluster's token file
     node_dir        folder of node data, the same path on every node
-    pool, cpus, memory_reserve_bytes, ingress_port, ingress_host   optional
+    pool, cpus, memory_reserve_bytes, ingress_port, ingress_host, stop_grace_s   optional
 
 It says that it is at work by the file `runner.ready` beside the join file. SIGTERM ends all attempts as FactoryStopped,
 reports that, ends warm replicas, agents and the ingress, and exits 0. Exit code 3: another process is this runner now.
@@ -61,6 +61,7 @@ class JoinFile:
     memory_reserve_bytes: int | None = None
     ingress_port: int = 0  # 0 = a free one
     ingress_host: str = "127.0.0.1"
+    stop_grace_s: int = 2  # the most that jobs get when the factory is stopped in order; a person waits at Ctrl-C
 
 
 def read_join_file(path: Path, *, ray_address: str | None = None, node_dir: Path | None = None) -> JoinFile:
@@ -93,6 +94,7 @@ def read_join_file(path: Path, *, ray_address: str | None = None, node_dir: Path
         memory_reserve_bytes=given.get("memory_reserve_bytes"),
         ingress_port=int(given.get("ingress_port") or 0),
         ingress_host=str(given.get("ingress_host") or "127.0.0.1"),
+        stop_grace_s=int(given.get("stop_grace_s", 2)),
     )
 
 
@@ -136,7 +138,7 @@ def _run(join: JoinFile) -> int:
     ingress_dir = join.node_dir / "ingress"
     secret = ensure_ingress_secret(ingress_dir / "secret")
     cluster = Cluster(join.ray_address, options, url=join.url, key=join.key, release=factory.__version__)
-    loop = RunnerLoop(cluster, join.runner, join.url, secret)
+    loop = RunnerLoop(cluster, join.runner, join.url, ingress_secret=secret, stop_grace_s=join.stop_grace_s)
     port = ingress_port(ingress_dir, join.ingress_port)
     ingress = IngressKeeper(choose_ingress(ingress_dir, port, join.ingress_host, secret=secret))
     loop.ingress_url = ingress.start()
