@@ -16,6 +16,7 @@ import pytest
 
 from factory.cli.processes import instance_id, kill_marked, marked_pids
 from factory.sdk.client import Client
+from factory.sdk.profile import Profile, write_profile
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -48,7 +49,10 @@ class Factory:
             )  # fmt: skip
         until(self.is_ready, 90, "factory up is not ready; see up.log")
         self.admin = self._client("admin.json")
-        if (self.folder / "mobility.json").exists():
+        department = self.folder / "mobility.json"
+        if department.exists():  # the port may have been chosen anew
+            key = json.loads(department.read_text())["key"]
+            write_profile(Profile(self.admin.profile.url, key), department)
             self.client = self._client("mobility.json")
 
     def _client(self, profile: str) -> Client:

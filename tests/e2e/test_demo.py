@@ -15,7 +15,9 @@ def test_the_gate_fails_on_the_faults_that_are_really_in_the_file(demo: Demo) ->
 
 
 def test_training_on_the_quarantined_version_is_refused_with_the_way_out(demo: Demo) -> None:
-    assert re.search(r"training on it is refused \(dataset_gate_failed\): .*footfall-raw@1 is quarantined: 5 checks", demo.text)
+    assert re.search(
+        r"training on it is refused \(dataset_gate_failed\): .*footfall-raw@1 is quarantined: 5 checks", demo.text
+    )
     assert "way out: " in demo.text
     assert "repair" in demo.text
 

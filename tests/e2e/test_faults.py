@@ -38,9 +38,9 @@ def count_slowly(ticks: int) -> int:
 def submit(factory: Factory) -> Callable[..., JobHandle]:
     """Submit `count_slowly` on this factory."""
 
-    def go(**options: object) -> JobHandle:
+    def go(ticks: int = TICKS, **options: object) -> JobHandle:
         wanted = {"client": factory.client, "cpu": 0.5, "memory": "256MiB", "name": "counter", **options}
-        return sdk.job(**wanted)(count_slowly).submit(TICKS)
+        return sdk.job(**wanted)(count_slowly).submit(ticks)
 
     return go
 
@@ -51,10 +51,10 @@ def _kill(factory: Factory, *parts: str) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def _check_ended_once(factory: Factory, job: JobHandle) -> None:
+def _check_ended_once(job: JobHandle, ticks: int = TICKS) -> None:
     view = job.wait(150)
     assert view.state is JobState.SUCCEEDED, view.outcome
-    assert view.result == TICKS
+    assert view.result == ticks
     ends = [event for event in job.events() if event.type == "AttemptEnded"]
     completed = [e for e in ends if e.detail["outcome"]["reason"] == "Completed"]
     assert len(completed) == 1
@@ -62,7 +62,7 @@ def _check_ended_once(factory: Factory, job: JobHandle) -> None:
 
     def is_whole() -> bool:
         lines = [line for line in job.log_text(attempt=last).splitlines() if line.startswith("tick ")]
-        return lines == [f"tick {n}" for n in range(TICKS)]
+        return lines == [f"tick {n}" for n in range(ticks)]
 
     until(is_whole, 20, f"the log of {last} is not whole:\n{job.log_text(attempt=last)}")
 
@@ -93,7 +93,7 @@ def test_a_job_survives_the_death_of(part: str, factory: Factory, submit: Callab
     until(lambda: job.refresh().state is JobState.RUNNING, 60, f"it does not start: {job.view}")
     time.sleep(random.Random(seed).uniform(0.0, 2.0))
     _kill(factory, part)
-    _check_ended_once(factory, job)
+    _check_ended_once(job)
     _check_endpoint_answers(factory)
     _check_nothing_is_left(factory, job)
 
@@ -104,7 +104,7 @@ def test_a_job_survives_the_death_of_everything_at_once(factory: Factory, submit
     for pid in factory.pids():
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    _check_ended_once(factory, job)
+    _check_ended_once(job)
     _check_endpoint_answers(factory)
     _check_nothing_is_left(factory, job)
 
@@ -118,7 +118,7 @@ def test_the_next_factory_up_adopts_what_a_killed_one_left(factory: Factory, sub
     factory.process.wait()
     factory.start()
     assert factory.pid_of("server") == before
-    _check_ended_once(factory, job)
+    _check_ended_once(job)
     assert len(job.view.attempts) == 1
 
 
@@ -126,14 +126,14 @@ def test_ctrl_c_queues_live_attempts_again_and_the_next_start_finds_everything(
     factory: Factory, submit: Callable[..., JobHandle]
 ) -> None:
     before = {d.name: d.last for d in factory.client.datasets.list()}
-    job = submit()
+    job = submit(48, grace_s=1)  # twelve seconds: longer than its grace
     until(lambda: job.refresh().state is JobState.RUNNING, 60)
     factory.stop()
     assert factory.pids() == []
     factory.start()
     assert {d.name: d.last for d in factory.client.datasets.list()} == before
     job = factory.client.jobs.get(job.id)
-    _check_ended_once(factory, job)
+    _check_ended_once(job, 48)
     first = job.view.attempts[0]
     assert first.outcome is not None
     assert first.outcome.reason.value == "FactoryStopped"
