@@ -1,11 +1,11 @@
 """AI Factory: shares a city's GPUs and CPUs, governs its data, algorithms and models, runs its jobs on Ray.
 
-    import factory
+import factory
 
-    @factory.job(cpu=1)
-    def double(x): return 2 * x
+@factory.job(cpu=1)
+def double(x): return 2 * x
 
-    double.submit(21).result()
+double.submit(21).result()
 """
 
 from __future__ import annotations
