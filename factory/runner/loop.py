@@ -56,6 +56,7 @@ _SILENT_S = 8.0  # an agent that has not answered for so long is not reachable
 _CALL_S = 3.0
 _AGAIN_S = 1.0  # an order to kill, forget or start is not repeated sooner
 _QUIET_S = 0.4  # a new warm replica waits until the start that used the last one is through
+_STOP_S = 20.0  # after so long an orderly stop gives up; what is left is the next runner's to find
 _LOGS_S = 10.0  # an end is reported when its logs are stored, or this long after
 
 
@@ -152,7 +153,7 @@ class RunnerLoop:
     # --- one turn ---------------------------------------------------------------------------------------------------
 
     def _turn(self, link: Link, reply: DesiredReply) -> bool:
-        """Look, decide, do; True if stopping and nothing is left."""
+        """Look, decide, do; True if stopping and every attempt's end has been said."""
         now = now_ms()
         wires = {wire.attempt: wire for wire in reply.attempts}
         desired = _desired(self._runner, reply)
@@ -172,8 +173,10 @@ class RunnerLoop:
         self._memory.keep_only(wires)
         if self._stopping_at is None:
             return False
-        is_empty = not any(r.attempt in self._frozen for r in found.replicas if r.process is not Process.GONE)
-        return is_empty and link.flush(5.0)
+        if now - self._stopping_at > _STOP_S * 1000:
+            return True
+        told = {report.attempt for report in reports if report.kind == "ended"}
+        return all(attempt.id in told for attempt in desired.attempts) and link.flush(5.0)
 
     def _look(self, now: int) -> FoundState:
         with self._lock:

@@ -169,13 +169,15 @@ class JobContext:
         log_line(str(message))
 
     def progress(self, fraction: float, message: str = "") -> None:
-        """Report how much is done, 0 to 1. Cheap: sent in the background, at most twice a second."""
-        self._services.progress.report(fraction, message)
+        """Report how much is done, 0 to 1. Cheap: sent in the background, at most twice a second. Rank 0 is heard."""
+        if self.rank == 0:
+            self._services.progress.report(fraction, message)
 
     def metrics(self, step: int, **values: float) -> None:
-        """Report figures of one step: live in the terminal, and into the attempt's MLflow run."""
-        self._services.progress.metrics(step, values)
-        self._services.tracker.metrics(step, values)
+        """Report figures of one step: live in the terminal, and into the attempt's MLflow run. Rank 0 is heard."""
+        if self.rank == 0:
+            self._services.progress.metrics(step, values)
+            self._services.tracker.metrics(step, values)
 
     # --- helpers ----------------------------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ from factory.domain.jobs import (
     Outcome,
     ServiceEntry,
 )
-from factory.errors import ConfigurationError, InvalidRequestError
+from factory.errors import ConfigurationError, InvalidRequestError, UnavailableError
 from factory.schemas.attempt import ModelReply, RegisterModelRequest
 from factory.worker.attempt import local_path
 from factory.worker.code import fetch_code, unpack
@@ -287,7 +287,12 @@ def _service(entry: ServiceEntry, services: JobServices, begin: Begin) -> Outcom
     server = ModelServer(servable, model=reply.model, number=reply.number, secret=order.ingress_secret, log=log_line)
 
     def ready(host: str, port: int) -> None:
-        services.api.ready(host, port)
+        while not services.stop.is_set:
+            try:
+                services.api.ready(host, port)
+                break
+            except UnavailableError as exc:
+                log_line(f"not announced yet: {exc.message}")  # no reason to give up a model that is loaded
         log_line(f"serving {reply.model}@{reply.number} at {host}:{port}")
 
     serve(server, host=order.host, grace_s=order.work.spec.grace_s, on_ready=ready, on_stop=services.stop.on_stop)

@@ -130,6 +130,10 @@ class Http:
                 trouble = f"status {response.status_code}"
             except httpx.TransportError as exc:
                 trouble = type(exc).__name__  # its text may hold the URL, and never says more than its name
+            except RuntimeError as exc:
+                if not self._closed.is_set():
+                    raise
+                trouble = type(exc).__name__  # closed while the call was made
             if self._closed.is_set() or time.monotonic() + wait > deadline:
                 raise UnavailableError(
                     f"the control plane did not answer {what}: {trouble}", hint="it is repeated when it is back"

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from factory.errors import FactoryError, InvalidRequestError
+from factory.errors import FactoryError, InvalidRequestError, UnavailableError
 from factory.schemas.attempt import WorkOrder
 from factory.worker.http import Http
 from factory.worker.progress import now_ms
@@ -52,12 +52,15 @@ class Tracker:
         self._thread: threading.Thread | None = None
         self._http: Http | None = None
         self._run_id = ""
+        self._is_refused = False
         self._experiment = ""
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Note figures. Never blocks, never fails."""
         at = now_ms()
         with self._lock:
+            if self._is_refused:
+                return
             for name, value in values.items():
                 if len(self._points) >= _SPOOL:
                     self._points.popleft()
@@ -69,7 +72,7 @@ class Tracker:
         """Return the run's id, made if need be; "" if MLflow does not answer in time."""
         with self._lock:
             self._start()
-            self._lock.wait_for(lambda: bool(self._run_id), timeout_s)
+            self._lock.wait_for(lambda: bool(self._run_id) or self._is_refused, timeout_s)
             return self._run_id
 
     def finish(self, status: str) -> None:
@@ -88,7 +91,7 @@ class Tracker:
     def _start(self) -> None:
         self._wanted = True
         self._lock.notify_all()
-        if self._thread is None and self._status is None:
+        if self._thread is None and self._status is None and not self._is_refused:
             self._thread = threading.Thread(target=self._work, name="factory-mlflow", daemon=True)
             self._thread.start()
 
@@ -112,16 +115,17 @@ class Tracker:
                     if self._dropped:
                         self._log(f"{self._dropped} metric values did not reach MLflow: its spool was full")
                     return
-            except InvalidRequestError as exc:
-                self._log(f"MLflow refused metrics: {exc.message}")
-                with self._lock:
-                    self._points.clear()
-                    if status is not None:
-                        return
-            except FactoryError:
+            except UnavailableError:
                 with self._lock:
                     self._wanted = True
                     self._lock.wait(_RETRY_S)
+            except FactoryError as exc:  # it says no; asking again would not help
+                self._log(f"MLflow refused the metrics: {exc.message}")
+                with self._lock:
+                    self._points.clear()
+                    self._is_refused = True
+                    self._lock.notify_all()
+                return
 
     def _send(self, batch: list[dict[str, Any]]) -> None:
         if not self._run_id:

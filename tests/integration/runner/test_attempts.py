@@ -150,6 +150,24 @@ def test_a_killed_runner_is_followed_by_one_that_adopts_the_running_attempt(flee
     assert job.log_text() == "begun\ndone\n"
 
 
+def test_an_orderly_stop_ends_attempts_as_factory_stopped_and_the_next_runner_tries_again(fleet: Fleet) -> None:
+    flag = fleet.folder / "go"
+    job = fleet.command("sh", "-c", f"while [ ! -e {flag} ]; do sleep 0.05; done", retry={"max_retries": 0})
+    until(lambda: is_running(job))
+
+    fleet.processes["runner"].terminate()
+    assert fleet.processes["runner"].wait(20) == 0
+    first = job.refresh().attempts[0]
+    flag.touch()
+    fleet.start_runner()
+    view = job.wait(60)
+
+    assert first.outcome is not None
+    assert first.outcome.reason is EndReason.FACTORY_STOPPED
+    assert view.state is JobState.SUCCEEDED
+    assert (len(view.attempts), view.retries) == (2, 0)
+
+
 def test_a_second_runner_process_makes_the_first_one_end(fleet: Fleet) -> None:
     first = fleet.processes["runner"]
     fleet.start_runner()

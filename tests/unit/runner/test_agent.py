@@ -171,8 +171,8 @@ def test_a_replica_killed_from_outside_leaves_no_outcome_and_its_child_is_a_left
     node: NodeFolder, logs: LogStore, serve: Callable
 ) -> None:
     agent = agent_of(node, logs)
-    process = serve("sleep", "60")
-    until(agent, lambda r: r.began)
+    process = serve("sh", "-c", "echo up; exec sleep 60")
+    assert logs.has("stdout", b"up\n")
 
     process.kill()
     left = until(agent, lambda r: r.process is Process.LEFTOVER)
