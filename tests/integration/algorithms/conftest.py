@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from memory_context import MemoryContext
+
+from tests.integration.algorithms.memory_context import MemoryContext
 
 
 @pytest.fixture(scope="session")

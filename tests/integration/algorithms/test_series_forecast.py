@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from memory_context import MemoryContext
 from safetensors.numpy import load_file, save_file
 
 from factory.algorithms.contract import StoppedError
@@ -20,6 +19,7 @@ from factory.algorithms.manifests import SeriesForecastParams, SeriesForecastPre
 from factory.domain.datasets import SeriesShape
 from factory.errors import InvalidRequestError
 from factory.quality.evaluations import parse_evaluation
+from tests.integration.algorithms.memory_context import MemoryContext
 
 HISTORY = 336
 

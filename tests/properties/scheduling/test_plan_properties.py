@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scheduling_worlds import LIVE, NOW, Applied, admitted, after, changes, worlds
 
 from factory.domain.jobs import Job, JobState, WaitReason
 from factory.domain.pools import Isolation, NodeState
@@ -16,6 +15,7 @@ from factory.scheduling.explaining import explain
 from factory.scheduling.planning import Admit, Plan, Policy, plan
 from factory.scheduling.snapshot import Rows, Snapshot
 from factory.testing.builders import job, node, pool, queue, snapshot
+from tests.properties.scheduling.scheduling_worlds import LIVE, NOW, Applied, admitted, after, changes, worlds
 
 POLICY = Policy()
 RELAXED = settings(
