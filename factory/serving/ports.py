@@ -10,7 +10,7 @@ from factory.domain.endpoints import Endpoint
 from factory.domain.ids import EndpointName, JobId, ModelName, TenantId
 from factory.domain.jobs import Job
 from factory.domain.models import Model, ModelVersion
-from factory.domain.pools import Pool, Runner
+from factory.domain.pools import Node, Pool, Runner
 from factory.domain.tenancy import Queue, Scope
 from factory.domain.time import Instant
 
@@ -86,6 +86,8 @@ class FollowTx(EndpointTx, Protocol):
 
 class DeployTx(EndpointTx, Surroundings, Protocol):
     """The same with writes."""
+
+    def nodes(self, scope: Scope) -> tuple[Node, ...]: ...
 
     def put_audit(
         self, at: Instant, principal: str, tenant: TenantId | None, action: str, detail_json: str

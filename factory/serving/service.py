@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from factory.domain.endpoints import Backend, Endpoint, EndpointState, Revision
 from factory.domain.ids import AttemptId, EndpointName, ModelName, PoolName, QueueName, RunnerId, TenantId, is_name
-from factory.domain.jobs import ServiceEntry
+from factory.domain.jobs import Attempt, ServiceEntry
 from factory.domain.models import AliasName, split_reference
-from factory.domain.pools import Isolation
+from factory.domain.pools import Isolation, Node
 from factory.domain.resources import Resources
 from factory.domain.tenancy import PLATFORM, WRITERS, Principal, Scope
 from factory.domain.time import Instant
@@ -133,8 +134,8 @@ class EndpointService:
     def ready(self, attempt_id: AttemptId, request: ReadyRequest, *, now: Instant) -> None:
         """A replica listens; a repeat changes nothing.
 
-        Raises: UnauthenticatedError: the attempt is over; ForbiddenError: its job is no replica of an endpoint;
-        NotFoundError: the endpoint is gone.
+        Raises: UnauthenticatedError: the attempt is over; ForbiddenError: its job is no replica of an endpoint, or the
+        address is not its node's; NotFoundError: the endpoint is gone.
         """
         if not request.host or not 1 <= request.port <= 65_535:
             raise InvalidRequestError(f"'{request.host}:{request.port}' is no address to listen on")
@@ -147,6 +148,7 @@ class EndpointService:
             endpoint = tx.endpoint(Scope(job.tenant), job.tenant, entry.endpoint)
             if endpoint is None:
                 raise NotFoundError("endpoint", entry.endpoint, hint="it was deleted: the replica will be stopped")
+            _require_own_address(tx.nodes(PLATFORM), attempt, request.host)
             others = tuple(b for b in endpoint.backends if b.attempt != attempt.id)
             here = next((b for b in endpoint.backends if b.attempt == attempt.id), None)
             if here is not None and (here.host, here.port) == (request.host, request.port):
@@ -156,6 +158,20 @@ class EndpointService:
             tx.put_endpoint(replace(endpoint, backends=backends))
 
         self._store.transact(work)
+
+
+def _require_own_address(nodes: Sequence[Node], attempt: Attempt, host: str) -> None:
+    """The ingress sends callers' data where a backend says: that must be the node that the plan chose.
+
+    Raises: ForbiddenError: another address.
+    """
+    mine = {placement.node for placement in attempt.allocation.placements}
+    addresses = {node.host for node in nodes if node.id in mine and node.host}
+    if addresses and host not in addresses:
+        raise ForbiddenError(
+            f"a replica on {', '.join(sorted(mine))} may not answer from '{host}'",
+            hint=f"listen on {' or '.join(sorted(addresses))}",
+        )
 
 
 def _resolve(reader: DeployReader, tenant: TenantId, request: DeployRequest) -> _Wish:

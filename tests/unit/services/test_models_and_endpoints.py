@@ -292,6 +292,17 @@ def test_a_ready_replica_is_a_backend_at_the_ingress_of_its_runner(champion: Wor
     assert [b.port for b in endpoint.backends] == [7002]
 
 
+def test_a_replica_may_only_answer_from_the_node_that_the_plan_chose(champion: World) -> None:
+    deploy(champion)
+    attempt = replica(champion)
+    champion.store.transact(lambda tx: [tx.put_node(replace(n, host="10.0.0.7")) for n in tx.nodes(PLATFORM)])
+    with pytest.raises(ForbiddenError, match=r"may not answer from '169\.254\.169\.254'"):
+        champion.endpoints.ready(attempt, ReadyRequest(host="169.254.169.254", port=80), now=NOW)
+    assert champion.endpoints.get(ANNA, E).backends == ()
+    champion.endpoints.ready(attempt, ReadyRequest(host="10.0.0.7", port=7001), now=NOW)
+    assert len(champion.endpoints.get(ANNA, E).backends) == 1
+
+
 def _at(runner: Any, url: str) -> Any:
     return replace(runner, ingress_url=url)
 
