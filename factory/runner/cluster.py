@@ -31,7 +31,6 @@ from factory.runner.nodes import NodeOptions, describe_node, node_identity
 from factory.runner.processes import NODE_MARKER, REPLICA_MARKER
 from factory.runner.ray_process import NAMESPACE, RAY_HOST
 from factory.schemas.runner import NodeReport
-from factory.worker.folders import NodeFolder
 from factory.worker.http import Http
 from factory.worker.ray import replica_class
 
@@ -240,8 +239,3 @@ def _silence_reports_of_deaths() -> None:
 
     if hasattr(worker, "print_to_stdstream"):  # there is no public way; without it there is only noise
         worker.print_to_stdstream = lambda *_args, **_kwargs: None
-
-
-def node_folder(agent: AgentHandle) -> NodeFolder:
-    """Return the node's folder as this machine sees it (the head's own node)."""
-    return NodeFolder(agent.folder)
