@@ -43,7 +43,7 @@ check: $(STAMP) ## lint, format, types, architecture
 	$(BIN)/basedpyright
 
 bench: $(STAMP) ## run the benchmarks; each prints one JSON object
-	@for b in benchmarks/[a-z]*.py; do m=$${b%.py}; echo "== $$m"; $(BIN)/python -m $${m//\//.} || exit 1; done
+	@shopt -s nullglob; for b in benchmarks/[a-z]*.py; do m=$${b%.py}; echo "== $$m"; $(BIN)/python -m $${m//\//.} || exit 1; done
 
 format: $(STAMP) ## format the code and mend what the linter can
 	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

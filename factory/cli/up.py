@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import socket
 import sys
 import time
@@ -255,9 +256,11 @@ def _children(folder: Path, addresses: Addresses, cpus: int | None) -> list:
 
 
 def _reap_ray(folder: Path) -> None:
-    from factory.runner.ray_process import ray_instance, reap
+    """Leave no process and no session file of an earlier Ray of this folder behind."""
+    from factory.runner.ray_process import ray_instance, ray_temp_dir, reap
 
     reap(ray_instance(folder))
+    shutil.rmtree(ray_temp_dir(folder), ignore_errors=True)
 
 
 def _write_private(path: Path, text: str) -> None:
