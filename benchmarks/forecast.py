@@ -1,6 +1,6 @@
 """How good is `series-forecast` on Auckland's pedestrian counts, against the naive forecasts of the same run.
 
-Prints one JSON object on its last line: per variant {mae, week_ratio, day_ratio, seconds (medians over the seeds), seeds}
+Prints one JSON object on its last line: per variant {mae, week_ratio, day_ratio, seconds} (medians over the seeds)
 and the naive errors {day, week} in persons/h. Protocol: last 15 % of the hours, 24 h windows every 6 h, nulls left out,
 pooled over 19 sensors.
 
