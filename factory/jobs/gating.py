@@ -82,8 +82,8 @@ def judge_read(version: DatasetVersion, purpose: Purpose) -> GateAnswer:
 def waits_for(reader: GateReader, tenant: TenantId, spec: JobSpec) -> Waiting | None:
     """Return what keeps a job out of the queue that is not a slot: jobs before it, versions that it reads.
 
-    A job before it that ended without success, or a gate that shut meanwhile, holds it too: the message says so and how
-    to go on, and it never starts (rule 7: it shows the current reason).
+    A gate that shut meanwhile holds it too: the message says so and how to go on (rule 7: it shows the current reason).
+    A job before it that ended without success can never let it go: the control loop then cancels it with this reason.
     """
     scope = Scope(tenant)
     for job_id in spec.after:
