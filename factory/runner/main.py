@@ -19,6 +19,7 @@ reports that, ends warm replicas, agents and the ingress, and exits 0. Exit code
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -169,7 +170,9 @@ def _run(join: JoinFile) -> int:
     try:
         loop.run(link)
     finally:
-        ready.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if ready.read_text() == str(os.getpid()):  # a newer process's word stays
+                ready.unlink()
     if link.fatal is not None:
         log.error("%s", link.fatal, extra={"event": "runner.stale"})
         ingress.leave()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -131,6 +132,7 @@ class Fleet:
                 except subprocess.TimeoutExpired:
                     process.kill()
         reap(self.instance)
+        shutil.rmtree(ray_temp_dir(self.folder), ignore_errors=True)
         for process in self.processes.values():
             process.kill()
             process.wait()
