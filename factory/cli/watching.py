@@ -65,7 +65,7 @@ def _print_log(job_id: str, handle: JobHandle) -> None:
         console.print(Text(f"  (the log of {job_id} cannot be followed: {exc.message})", style="yellow"))
     for line in rest.values():
         if line:
-            console.print(Text(f"  | {line}"))
+            console.print(Text(f"  | {line}"), soft_wrap=True)
 
 
 def _why(view: JobView) -> str:

@@ -68,7 +68,7 @@ def submit(
     factory jobs submit pipeline:clean --arg '"2024"' --cpu 2
     factory jobs submit --cpu 2 --wait -- python train.py --epochs 3
     """
-    from factory.cli.watching import outcome_lines, watch
+    from factory.cli.watching import watch
     from factory.sdk.jobs import job_spec
 
     client = _client()
@@ -96,8 +96,8 @@ def submit(
     else:
         console.print(Text(handle.id, style="dim"))
         view = watch(handle)
-        for line in outcome_lines(view):
-            console.print(line)
+        if view.outcome is not None and view.outcome.hint:  # cause and traceback have just been shown
+            console.print(Text(f"hint: {view.outcome.hint}"))
         if view.has_result:
             console.print(json.dumps(view.result, ensure_ascii=False))
     raise typer.Exit(exit_code_of(view.state))
@@ -228,7 +228,7 @@ def show(job: JobArgument) -> None:
         ]
     )
     for line in outcome_lines(view):
-        console.print(line)
+        console.print(line, soft_wrap=True)
     if view.attempts:
         console.print()
         show_table(
