@@ -16,6 +16,8 @@ from factory.sdk.jobs import JobHandle
 
 __all__ = ["outcome_lines", "progress_text", "watch"]
 
+_STREAM = {"stdout": "default", "stderr": "dim"}
+
 
 def watch(handle: JobHandle, *, timeout_s: float | None = None) -> JobView:
     """Print until the job ends; return its last view. Ctrl-C stops watching, not the job.
@@ -58,9 +60,8 @@ def _print_log(job_id: str, handle: JobHandle) -> None:
             source = (piece.attempt, piece.rank, piece.stream)
             *lines, rest[source] = (rest.get(source, "") + piece.text).split("\n")
             for line in lines:
-                console.print(
-                    Text(f"  | {line.rsplit(chr(13), 1)[-1]}", style="dim" if piece.stream == "stderr" else "")
-                )
+                shown = line.rsplit("\r", 1)[-1]  # of a progress bar the last state
+                console.print(Text(f"  | {shown}", style=_STREAM[piece.stream]), soft_wrap=True)
     except errors.FactoryError as exc:
         console.print(Text(f"  (the log of {job_id} cannot be followed: {exc.message})", style="yellow"))
     for line in rest.values():
