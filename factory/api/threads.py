@@ -22,6 +22,7 @@ __all__ = ["Threads"]
 _log = logging.getLogger(__name__)
 _NAP_S = 1.0  # between two turns of the control loop when nothing wakes it and it asks for no earlier one
 _STOP_S = 10.0
+_RETRY_PROJECTION_S = 5.0  # while MLflow is away, or another process leads
 
 
 class Threads:
@@ -92,16 +93,18 @@ class Threads:
         registry = plane.registry
         assert registry is not None  # the thread exists only with one
         while not self._stopping.is_set():
+            pause = _RETRY_PROJECTION_S
             try:
                 if self._serving.pulse.leading:  # one writer is enough
                     done = project_once(plane.store, registry, plane.clock.now())
                     self._serving.pulse.not_projected = done.refused
+                    pause = plane.settings.projection_s
             except UnavailableError:  # MLflow is away: nothing is lost, it is behind
                 plane.metrics.projection_failures.inc()
             except Exception:  # as above
                 plane.metrics.projection_failures.inc()
                 _log.exception("a turn of the MLflow projection failed", extra={"event": "projection.failed"})
-            bell.wait(plane.settings.projection_s)
+            bell.wait(pause)
 
 
 def _count(metrics: Metrics, result: TickResult) -> None:

