@@ -30,7 +30,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import factory
 from factory.errors import ConfigurationError, FactoryError
@@ -100,7 +100,7 @@ def read_join_file(path: Path, *, ray_address: str | None = None, node_dir: Path
 
 
 def main(argv: Sequence[str] | None = None, env: Mapping[str, str] | None = None) -> int:
-    """Run until told to stop; return the exit code.
+    """Run until told to stop; ends the process itself once it was connected, else returns the exit code.
 
     Args:
         argv: --join-file F [--ray-address A] [--node-dir D]; None = this process's.
@@ -116,13 +116,13 @@ def main(argv: Sequence[str] | None = None, env: Mapping[str, str] | None = None
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         join = read_join_file(options.join_file, ray_address=options.ray_address, node_dir=options.node_dir)
-        return _run(join)
+        _run(join)
     except FactoryError as exc:
-        log.error("%s", exc, extra={"event": "runner.failed", "code": exc.code})
+        log.error("failed: %s", exc, extra={"event": "runner.failed", "code": exc.code})
         return 1
 
 
-def _run(join: JoinFile) -> int:
+def _run(join: JoinFile) -> NoReturn:
     os.environ.update(ray_client_env(join.ray_token_path))
     # Ray reads its environment when it is imported
     from factory.runner.cluster import Cluster
@@ -176,12 +176,18 @@ def _run(join: JoinFile) -> int:
     if link.fatal is not None:
         log.error("%s", link.fatal, extra={"event": "runner.stale"})
         ingress.leave()
-        return EXIT_STALE  # what lives here is the newer process's business
+        _exit(EXIT_STALE)  # what lives here is the newer process's business
     loop.end()
     ingress.stop()
     link.close()
     log.info("ended", extra={"event": "runner.ended"})
-    return 0
+    _exit(0)
+
+
+def _exit(code: int) -> NoReturn:
+    """End now. Ray's own way out, with calls still waiting in threads, ends now and then with a code of its own (1)."""
+    logging.shutdown()
+    os._exit(code)
 
 
 def _wait_for_key(path: Path) -> str:
