@@ -140,7 +140,7 @@ def run_demo(folder: Path) -> Demo:
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
-    """Two runs of the demo, one after the other; or a folder that is there (FACTORY_E2E_FOLDER, for quick work here)."""
+    """Two runs of the demo, one after the other; or a folder that is there (FACTORY_E2E_FOLDER, for quick work)."""
     if kept := os.environ.get("FACTORY_E2E_FOLDER"):
         yield Demo(Path(kept), "", 0.0)
         return
