@@ -118,8 +118,8 @@ def split_reference(text: str) -> tuple[ModelName, int | AliasName]:
     name, _, which = text.partition("@")
     if which in tuple(AliasName):
         return ModelName(name), AliasName(which)
-    if not which.isdecimal() or not which.isascii():
+    if not which.isdecimal() or not which.isascii() or len(which) > 9:
         raise InvalidRequestError(
-            f"'{text}' names no model version", hint=f"write {name or 'name'}@3 or {name or 'name'}@champion"
+            f"'{text[:100]}' names no model version", hint=f"write {name or 'name'}@3 or {name or 'name'}@champion"
         )
     return ModelName(name), int(which)

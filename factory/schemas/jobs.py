@@ -17,7 +17,7 @@ from factory.domain.jobs import (
     RayMode,
     WaitReason,
 )
-from factory.schemas.common import Memory, Name, WireModel
+from factory.schemas.common import LONGEST_S, Memory, Name, Number, WireModel
 
 __all__ = [
     "AlgorithmSpec",
@@ -74,7 +74,7 @@ class InputSpec(WireModel):
     """A dataset version to read. `version` None = the latest published one, pinned at submit."""
 
     dataset: Name
-    version: int | None = None
+    version: Number | None = None
     purpose: Purpose = Purpose.ANALYSE
 
 
@@ -111,11 +111,11 @@ class JobSpec(WireModel):
     outputs: dict[str, OutputSpec] = {}
     ray: RayMode = RayMode.NONE
     retry: RetrySpec = RetrySpec()
-    timeout_s: int | None = Field(None, ge=1)
-    start_timeout_s: int = Field(300, ge=1)
+    timeout_s: int | None = Field(None, ge=1, le=LONGEST_S)
+    start_timeout_s: int = Field(300, ge=1, le=LONGEST_S)
     grace_s: int = Field(10, ge=0, le=3600)
     env: dict[str, str] = {}
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     after: tuple[str, ...] = ()
     labels: dict[str, str] = {}
 

@@ -111,9 +111,9 @@ class DeployRequest(WireModel):
 
     model: str  # "footfall-24h@champion" follows the alias, "footfall-24h@3" is pinned
     replicas: int = Field(1, ge=0, le=1000)
-    cpu: float = Field(0.25, ge=0)
+    cpu: float = Field(0.25, ge=0, le=100_000)
     memory: Memory = 512 << 20
-    gpu: float = Field(0.0, ge=0)
+    gpu: float = Field(0.0, ge=0, le=10_000)
     queue: Name | None = None
     pool: str | None = None
 

@@ -59,9 +59,9 @@ class QuotaModel(WireModel):
     """How much of one pool a queue may hold, in slots."""
 
     pool: str
-    nominal: float = Field(ge=0)
-    borrowing: float | None = Field(None, ge=0)
-    lending: float | None = Field(None, ge=0)
+    nominal: float = Field(ge=0, le=1e9)
+    borrowing: float | None = Field(None, ge=0, le=1e9)
+    lending: float | None = Field(None, ge=0, le=1e9)
 
 
 class QueueRequest(WireModel):

@@ -54,6 +54,39 @@ def test_a_dataset_that_does_not_exist_is_refused(tenant: Tenant) -> None:
     assert has_no_jobs(tenant)
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"memory": 10**4000},
+        {"memory": "9" * 400},
+        {"timeout_s": 10**400},
+        {"start_timeout_s": 10**400},
+        {"seed": 2**63},
+        {"inputs": {"data": {"dataset": "nowhere", "version": 2**63}}},
+    ],
+    ids=["memory", "memory-text", "timeout", "start-timeout", "seed", "version"],
+)
+def test_a_number_beyond_all_measure_is_refused(tenant: Tenant, asked: dict[str, Any]) -> None:
+    refused(tenant.operator.post("/jobs", json=spec(**asked)), 422, "invalid_request")
+    assert has_no_jobs(tenant)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "datasets/d/versions/{}",
+        "datasets/d/versions/{}/lineage",
+        "datasets/d/versions/{}/files/a",
+        "models/m/versions/{}",
+        "models/m/versions/{}/lineage",
+        "jobs/{{job}}/events?after={}",
+    ],
+)
+def test_a_number_that_no_column_holds_is_refused_where_one_is_looked_up(tenant: Tenant, path: str) -> None:
+    asked = path.format(2**63).replace("{job}", tenant.submit())
+    refused(tenant.viewer.get(f"/{asked}"), 422, "invalid_request")
+
+
 def test_an_unknown_field_is_named_with_what_it_might_mean(tenant: Tenant) -> None:
     problem = refused(tenant.operator.post("/jobs", json=spec(replica=2)), 422, "invalid_request")
     assert "replica" in problem["detail"]

@@ -18,7 +18,7 @@ from factory.domain.ids import DatasetName
 from factory.domain.jobs import Purpose
 from factory.domain.tenancy import Principal, Role
 from factory.errors import NotFoundError
-from factory.schemas.common import API, Page
+from factory.schemas.common import API, Number, Page
 from factory.schemas.datasets import DatasetView, LineageView, RegisterRequest, UploadView, VersionView
 
 __all__ = ["BYTES", "RAW_BODY", "router"]
@@ -97,7 +97,7 @@ def register(
 
 
 @router.get("/datasets/{name}/versions/{number}")
-def get_version(request: Request, name: str, number: int, principal: Viewer) -> VersionView:
+def get_version(request: Request, name: str, number: Number, principal: Viewer) -> VersionView:
     """One version with its checks."""
     return plane_of(request).datasets.version(principal, DatasetName(name), number)
 
@@ -108,7 +108,7 @@ def get_version(request: Request, name: str, number: int, principal: Viewer) -> 
     responses=problem_responses(409) | {200: {"content": {BYTES: {}}, "description": "The file."}},
 )
 def get_file(
-    request: Request, name: str, number: int, path: str, principal: Viewer, purpose: Purpose = Purpose.ANALYSE
+    request: Request, name: str, number: Number, path: str, principal: Viewer, purpose: Purpose = Purpose.ANALYSE
 ) -> StreamingResponse:
     """One file of a version; of a quarantined one only for the purpose `repair`."""
     chunks = plane_of(request).datasets.open_file(principal, DatasetName(name), number, path, purpose=purpose)
@@ -116,13 +116,13 @@ def get_file(
 
 
 @router.get("/datasets/{name}/versions/{number}/lineage")
-def version_lineage(request: Request, name: str, number: int, principal: Viewer) -> LineageView:
+def version_lineage(request: Request, name: str, number: Number, principal: Viewer) -> LineageView:
     """What it came from and what came of it."""
     return dataset_lineage(plane_of(request), principal, DatasetName(name), number)
 
 
 @router.post("/datasets/{name}/versions/{number}:deprecate", responses=problem_responses(409))
-def deprecate(request: Request, name: str, number: int, principal: Operator) -> VersionView:
+def deprecate(request: Request, name: str, number: Number, principal: Operator) -> VersionView:
     """Withdraw it: no new jobs read it."""
     plane = plane_of(request)
     return plane.datasets.deprecate(principal, DatasetName(name), number, now=plane.clock.now())

@@ -110,7 +110,7 @@ def events(
     request: Request,
     job_id: str,
     principal: ById,
-    after: Annotated[int, Query(ge=0)] = 0,
+    after: Annotated[int, Query(ge=0, lt=2**63)] = 0,
     limit: Limit = 200,
     cursor: Cursor = None,
 ) -> Page[EventView]:

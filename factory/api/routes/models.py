@@ -18,7 +18,7 @@ from factory.api.serving import plane_of, serving_of
 from factory.domain.algorithms import AlgorithmManifest, TensorSpec
 from factory.domain.ids import EndpointName, ModelName
 from factory.domain.tenancy import Principal, Role
-from factory.schemas.common import API, Page
+from factory.schemas.common import API, Number, Page
 from factory.schemas.datasets import LineageView
 from factory.schemas.models import (
     AlgorithmView,
@@ -64,13 +64,13 @@ def get_model(request: Request, name: str, principal: Viewer) -> ModelView:
 
 
 @router.get("/models/{name}/versions/{number}")
-def get_model_version(request: Request, name: str, number: int, principal: Viewer) -> ModelVersionView:
+def get_model_version(request: Request, name: str, number: Number, principal: Viewer) -> ModelVersionView:
     """One version with its metrics and lineage."""
     return plane_of(request).models.version(principal, ModelName(name), number)
 
 
 @router.post("/models/{name}/versions/{number}:promote", responses=problem_responses(409))
-def promote(request: Request, name: str, number: int, principal: Operator) -> PromotionView:
+def promote(request: Request, name: str, number: Number, principal: Operator) -> PromotionView:
     """Move `champion` to it if the gate says yes; 409 `promotion_refused` holds each rule with its numbers."""
     plane = plane_of(request)
     done = plane.models.promote(principal, ModelName(name), number, now=plane.clock.now())
@@ -79,7 +79,7 @@ def promote(request: Request, name: str, number: int, principal: Operator) -> Pr
 
 
 @router.get("/models/{name}/versions/{number}/lineage")
-def lineage(request: Request, name: str, number: int, principal: Viewer) -> LineageView:
+def lineage(request: Request, name: str, number: Number, principal: Viewer) -> LineageView:
     """What it came from and what came of it."""
     return model_lineage(plane_of(request), principal, ModelName(name), number)
 
@@ -89,7 +89,7 @@ def lineage(request: Request, name: str, number: int, principal: Viewer) -> Line
     response_class=StreamingResponse,
     responses={200: {"content": {BYTES: {}}, "description": "The model file."}},
 )
-def model_file(request: Request, name: str, number: int, principal: Viewer) -> StreamingResponse:
+def model_file(request: Request, name: str, number: Number, principal: Viewer) -> StreamingResponse:
     """The model file's bytes."""
     chunks = plane_of(request).models.open_file(principal, ModelName(name), number)
     return StreamingResponse(opened(chunks), media_type=BYTES)
