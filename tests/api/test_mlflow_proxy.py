@@ -307,6 +307,22 @@ def test_artifact_paths_lead_nowhere_else(ours: Department, theirs: Department, 
         assert answer.status_code in (404, 422), answer.text
     listed = ours.reader.get(FILES, params={"path": f"{ours.experiment}/../{theirs.experiment}"})
     assert listed.status_code == 422
+    folders = f"{API}/logged-models/{ours.logged_model}/artifacts/directories"
+    listed = ours.reader.get(folders, params={"artifact_directory_path": f"../{theirs.experiment}"})
+    assert (listed.status_code, listed.json()["code"]) == (422, "invalid_request")
+
+
+def test_a_dot_segment_does_not_turn_one_call_into_another(ours: Department) -> None:
+    made = ours.post("logged-models", experiment_id=ours.experiment, name="kept")["model"]["info"]["model_id"]
+    path = f"/mlflow{API}/logged-models/{made}/tags/%2e%2e"  # without its last two segments it deletes the model
+    raw = httpx.URL(f"{ours.writer.base_url}").copy_with(raw_path=path.encode())
+    assert ours.writer.request("DELETE", raw, json={}).status_code == 404
+    assert ours.reader.get(f"{API}/logged-models/{made}").status_code == 200
+
+
+def test_a_list_that_is_none_is_the_callers_mistake(ours: Department) -> None:
+    answer = ours.writer.post(f"{API}/runs/log-batch", json={"run_id": ours.run, "metrics": 5})
+    assert answer.status_code == 400, answer.text
 
 
 def test_an_artifact_comes_back_as_data_and_never_as_a_page(ours: Department) -> None:

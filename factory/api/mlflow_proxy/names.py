@@ -62,5 +62,5 @@ def walk(root: Any, path: list[str]) -> list[dict[str, Any]]:
     for step in path:
         key = step.removesuffix("[]")
         below = [f[key] for f in found if isinstance(f, dict) and key in f]
-        found = [m for b in below for m in b if isinstance(b, list)] if step.endswith("[]") else below
+        found = [m for b in below if isinstance(b, list) for m in b] if step.endswith("[]") else below
     return [f for f in found if isinstance(f, dict)]

@@ -82,7 +82,8 @@ class MlflowProxy:
         Raises: FactoryError and its kin: say it with `mlflow_problem`.
         """
         found = find(request.method, path)
-        if found is None:
+        # a dot segment would be resolved on the way to MLflow: to a call that is on no list of ours
+        if found is None or any(part in (".", "..") for part in path.split("/")):
             raise NotFoundError("route", f"{request.method} {path}", hint="see docs: which MLflow calls are served")
         route, params = found
         if route.least is Role.OPERATOR and principal.role not in _WRITERS:
@@ -126,8 +127,9 @@ class MlflowProxy:
         _refuse_other_spellings(given)
         if "run_uuid" in given and given.setdefault("run_id", given["run_uuid"]) != given["run_uuid"]:
             raise InvalidRequestError("run_id and run_uuid differ")
-        if "path" in given:
-            _checked_path(str(given["path"]), may_be_empty=True)
+        for name in ("path", "artifact_directory_path"):
+            if name in given:
+                _checked_path(str(given[name]), may_be_empty=True)
         return given
 
     async def _own(
