@@ -8,6 +8,7 @@ and a crash leaves nothing but a file in `tmp`, which the next start removes. A 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import os
@@ -15,14 +16,21 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from factory.errors import InvalidRequestError, NotFoundError, PayloadTooLargeError
+from factory.errors import InvalidRequestError, NotFoundError, PayloadTooLargeError, UnavailableError
 from factory.objects.ports import ObjectInfo
 
-__all__ = ["FileObjectStore", "check_key"]
+__all__ = ["FileObjectStore", "StorageFullError", "check_key"]
 
 _CHUNK = 1 << 20  # bytes read at a time
 _MAX_KEY = 512
 _MAX_PART = 200  # of a file name, with room for a suffix
+
+
+class StorageFullError(UnavailableError):
+    """There is no room for the object: nothing was stored."""
+
+    code = "storage_full"
+    status = 507
 
 
 def check_key(key: str) -> str:
@@ -60,7 +68,8 @@ class FileObjectStore:
     def put(self, key: str, chunks: Iterable[bytes], *, limit_bytes: int | None = None) -> ObjectInfo:
         """Store all chunks under `key` at once or not at all.
 
-        Raises: PayloadTooLargeError: over `limit_bytes`; whatever `chunks` raises. Nothing is stored then.
+        Raises: PayloadTooLargeError: over `limit_bytes`; StorageFullError; whatever `chunks` raises. Nothing is stored
+        then.
         """
         check_key(key)
         # the name is ours alone: our process, our counter, our object
@@ -83,8 +92,12 @@ class FileObjectStore:
                 os.fsync(file.fileno())
             self._write_sum(key, temporary.stat(), digest.hexdigest())
             _move(temporary, self._data / key, self._data)
-        except BaseException:
+        except BaseException as exc:
             temporary.unlink(missing_ok=True)
+            if isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StorageFullError(
+                    "the object store is full; nothing was stored", hint="ask an operator for room, then send it again"
+                ) from exc
             raise
         return ObjectInfo(key, size, digest.hexdigest())
 

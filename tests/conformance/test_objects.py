@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import os
@@ -13,7 +14,7 @@ import pytest
 pytest.register_assert_rewrite("factory.testing.conformance_objects")
 
 from factory.errors import InvalidRequestError, PayloadTooLargeError  # noqa: E402
-from factory.objects.files import FileObjectStore  # noqa: E402
+from factory.objects.files import FileObjectStore, StorageFullError  # noqa: E402
 from factory.objects.ports import ObjectInfo, ObjectStore  # noqa: E402
 from factory.testing.behaviours import behaviours_of  # noqa: E402
 from factory.testing.conformance_objects import ObjectSuite, object_failures  # noqa: E402
@@ -120,6 +121,20 @@ def test_what_a_dead_process_left_half_written_is_swept(tmp_path: Path) -> None:
     store = FileObjectStore(tmp_path)
     assert list((tmp_path / "tmp").iterdir()) == []
     assert store.info("k") is None
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FileObjectStore(tmp_path)
+
+    def no_room(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", no_room)
+    with pytest.raises(StorageFullError) as caught:
+        store.put("k", (b"x",))
+    assert caught.value.status == 507
+    assert store.info("k") is None
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_a_put_in_another_live_store_is_not_swept(tmp_path: Path) -> None:
