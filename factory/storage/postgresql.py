@@ -18,7 +18,7 @@ from sqlalchemy import URL, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from factory.errors import ConflictError, FactoryError, UnavailableError
+from factory.errors import ConflictError, FactoryError, InvalidRequestError, UnavailableError
 from factory.storage.hooks import CommitHooks
 from factory.storage.session import Cursor
 from factory.storage.tx import SqlTx
@@ -144,6 +144,8 @@ class PostgresEngine:
 def _translated(exc: psycopg.Error) -> FactoryError:
     if isinstance(exc, psycopg.IntegrityError):
         return ConflictError(f"the database refused the change: {exc}")
+    if isinstance(exc, psycopg.DataError) and "NUL (0x00)" in str(exc):  # of the driver, before anything was sent
+        return InvalidRequestError("a text holds the character NUL, which no name here has", hint="leave it out")
     if isinstance(exc, (psycopg.DataError, psycopg.ProgrammingError)):
         raise exc  # ours to mend, not to retry
     return UnavailableError(

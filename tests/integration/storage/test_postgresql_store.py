@@ -11,8 +11,9 @@ from dataclasses import replace
 import psycopg
 import pytest
 
+from factory.domain.ids import JobId
 from factory.domain.tenancy import PLATFORM
-from factory.errors import FencedError, UnavailableError
+from factory.errors import FencedError, InvalidRequestError, UnavailableError
 from factory.storage.sql import Sql
 from factory.storage.store import SqlStore, open_store
 from factory.storage.tx import SqlTx
@@ -175,3 +176,8 @@ def test_two_control_planes_that_start_at_once_migrate_once(url: str) -> None:
         store.close()
     with psycopg.connect(url) as connection:
         assert connection.execute("SELECT count(*) FROM lease").fetchone() == (1,)
+
+
+def test_a_text_that_postgresql_cannot_hold_is_the_callers_mistake(planes: tuple[SqlStore, SqlStore]) -> None:
+    with pytest.raises(InvalidRequestError, match="NUL"):
+        planes[0].read(lambda tx: tx.job(PLATFORM, JobId("job-\0")))
