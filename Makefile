@@ -7,7 +7,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS := server,runner,examples,dev
 # Where the CPU build of torch comes from: PyTorch's own CPU index if it answers within 3 s, else the configured index.
-TORCH_INDEX ?= $(shell curl -fsI -m 3 https://download.pytorch.org/whl/cpu/ >/dev/null 2>&1 && echo https://download.pytorch.org/whl/cpu)
+TORCH_CPU := https://download.pytorch.org/whl/cpu
+PROBE := import urllib.request as u; u.urlopen('$(TORCH_CPU)/', timeout=3)
+TORCH_INDEX ?= $(shell $(PYTHON) -c "$(PROBE)" 2>/dev/null && echo $(TORCH_CPU))
 TORCH := torch==$(shell sed -n 's/^torch==//p' constraints.txt)
 DEMO_DIR ?= .demo
 

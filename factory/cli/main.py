@@ -52,8 +52,12 @@ def main(argv: list[str] | None = None) -> None:
     if "--json" in arguments[:own]:  # everywhere, at any position
         arguments.remove("--json")
         output.set_json(True)
+    program: tuple[str, ...] = ()
+    if arguments[:2] == ["jobs", "submit"] and "--" in arguments:
+        at = arguments.index("--")
+        program, arguments = tuple(arguments[at + 1 :]), arguments[:at]
     try:
-        app(arguments, prog_name="factory")
+        app(arguments, prog_name="factory", obj=program)
     except (FactoryError, TimeoutError) as exc:
         sys.exit(output.fail(exc).exit_code)
     except KeyboardInterrupt:

@@ -15,14 +15,17 @@ import socket
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
+from factory.cli.commands.processes import needs_extra
 from factory.cli.output import console
 from factory.errors import ConfigurationError
 
@@ -66,14 +69,10 @@ def up(
     cpus: Annotated[int | None, typer.Option(help="CPUs to share; by default all of this machine.")] = None,
 ) -> None:
     """Start the embedded factory and keep it alive; Ctrl-C ends every process of it."""
-    try:
-        import factory.api.server
-        import factory.runner.main  # noqa: F401
-    except ImportError as exc:
-        raise ConfigurationError(
-            f"`factory up` needs the server and the runner here, and {exc.name} is missing",
-            hint="pip install 'ai-factory[server,runner]'",
-        ) from exc
+    with needs_extra("server,runner"):
+        for package in ("fastapi", "mlflow", "ray", "torch", "duckdb"):  # what the children load; not loaded here
+            if find_spec(package) is None:
+                raise ModuleNotFoundError(name=package)
     folder = (data or default_data()).expanduser().resolve()
     (folder / "run").mkdir(parents=True, exist_ok=True, mode=0o700)
     folder.chmod(0o700)
@@ -312,6 +311,15 @@ def _is_at_work(run: Path) -> bool:
         return False
 
 
+def _is_remote(profile: Path) -> bool:
+    """True if the profile holds a key of a factory on another machine: it would be lost."""
+    try:
+        url = str(json.loads(profile.read_text())["url"])
+    except (OSError, ValueError, KeyError):
+        return False
+    return urllib.parse.urlsplit(url).hostname not in {"127.0.0.1", "localhost", "::1"}
+
+
 def _greet(folder: Path, addresses: Addresses, profile: Path | None) -> None:
     """Write the client profile, and show the admin key if it is new."""
     from factory.sdk.profile import Profile, load_profile, profile_path, write_profile
@@ -325,10 +333,14 @@ def _greet(folder: Path, addresses: Addresses, profile: Path | None) -> None:
         console.print(Text.assemble("admin key (shown once)  ", (key, "bold yellow")), soft_wrap=True)
     if own.exists():
         stored = json.loads(own.read_text())
-        target = profile or profile_path()
         kept = replace(load_profile(stored["url"], stored["key"]), url=addresses.url)
         write_profile(kept, own)
-        write_profile(kept, target)
+        target = profile or profile_path()
+        if _is_remote(target):
+            target = own
+            console.print(f"your profile names another factory and stays; use FACTORY_PROFILE={own}", soft_wrap=True)
+        else:
+            write_profile(kept, target)
         console.print(Text.assemble("profile  ", (str(target), "bold")), soft_wrap=True)
     console.print(Text.assemble("API docs ", (f"{addresses.url}/docs", "bold")), soft_wrap=True)
     console.print(Text.assemble("MLflow   ", (f"{addresses.url}/mlflow", "bold"), "  (tracking URI)"), soft_wrap=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,7 +41,7 @@ def _client() -> Client:
     return Client()
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": False})
+@app.command()
 def submit(
     ctx: typer.Context,
     target: Annotated[
@@ -72,9 +73,9 @@ def submit(
     from factory.sdk.jobs import job_spec
 
     client = _client()
-    program = list(ctx.args)
-    if target is not None and "--" in sys.argv and _is_after_dashes(target):
-        program, target = [target, *program], None  # `submit -- python x.py`: click gave us the first word
+    program: list[str] = list(ctx.obj or ())  # what follows --, see cli.main
+    if program and target is not None:
+        raise errors.InvalidRequestError(f"give either {target} or a program after --, not both")
     fields = _entry(client, target, program, folder, arg or [])
     given: dict[str, Any] = {
         "name": name, "cpu": cpu, "memory": memory, "gpu": gpu, "replicas": replicas, "queue": queue, "pool": pool,
@@ -101,11 +102,6 @@ def submit(
         if view.has_result:
             console.print(json.dumps(view.result, ensure_ascii=False))
     raise typer.Exit(exit_code_of(view.state))
-
-
-def _is_after_dashes(word: str) -> bool:
-    words = sys.argv[sys.argv.index("--") + 1 :]
-    return bool(words) and words[0] == word
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -284,10 +280,10 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Until it ends; exit code = outcome.")] = False,
     attempt: Annotated[str | None, typer.Option(help="Only this attempt.")] = None,
 ) -> None:
-    """Print a job's log: all attempts, or follow it live."""
+    """Print a job's log: all attempts, or follow it live. --json: one object per piece and line."""
     handle = _find(_client(), job)
     for piece in handle.logs(follow=follow, attempt=attempt):
-        sys.stdout.write(piece.text)
+        sys.stdout.write(json.dumps(asdict(piece), ensure_ascii=False) + "\n" if is_json() else piece.text)
         sys.stdout.flush()
     if follow:
         raise typer.Exit(exit_code_of(handle.wait().state))

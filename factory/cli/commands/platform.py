@@ -89,6 +89,13 @@ def list_nodes() -> None:
     )
 
 
+def _say(fact: dict[str, str], text: str) -> None:
+    if is_json():
+        emit_json(fact)
+    else:
+        console.print(text)
+
+
 def _show_node(view: Any) -> None:
     if is_json():
         emit_json(view)
@@ -183,7 +190,7 @@ def _quota(text: str) -> dict[str, Any]:
 def delete_queue(name: str) -> None:
     """Remove an empty queue."""
     _client().queues.delete(name)
-    console.print(f"queue {name} is gone")
+    _say({"deleted": name}, f"queue {name} is gone")
 
 
 @tenants.callback()
@@ -266,4 +273,4 @@ def create_key(
 def revoke_key(key: str) -> None:
     """End a key, effective within 5 s."""
     _client().keys.revoke(key)
-    console.print(f"key {key} is revoked")
+    _say({"revoked": key}, f"key {key} is revoked")

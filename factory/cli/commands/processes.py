@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-__all__ = ["runner", "server", "simulate"]
+from factory.cli.output import emit_json, is_json
+from factory.errors import ConfigurationError
+
+__all__ = ["needs_extra", "runner", "server", "simulate"]
+
+
+@contextmanager
+def needs_extra(extra: str) -> Iterator[None]:
+    """Turn a missing package into a hint. Raises: ConfigurationError."""
+    try:
+        yield
+    except ModuleNotFoundError as exc:
+        raise ConfigurationError(
+            f"this command needs {exc.name}, which is not installed here", hint=f"pip install 'ai-factory[{extra}]'"
+        ) from exc
 
 
 def server(
@@ -16,8 +33,9 @@ def server(
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
 ) -> None:
     """Run the control plane in the foreground; settings by FACTORY_… variables, see docs/architecture.md."""
-    from factory.api.server import run
-    from factory.settings import Settings
+    with needs_extra("server"):
+        from factory.api.server import run
+        from factory.settings import Settings
 
     given = {"data": data, "host": host, "port": port}
     run(Settings(**{k: v for k, v in given.items() if v is not None}))  # pyright: ignore[reportArgumentType]
@@ -27,8 +45,8 @@ def runner(
     join_file: Annotated[Path, typer.Option(help="JSON file (0600) that says where and as whom to join.")],
 ) -> None:
     """Run a runner on a Ray cluster's head."""
-    from factory.runner.main import main
-
+    with needs_extra("runner"):
+        from factory.runner.main import main
     raise typer.Exit(main(["--join-file", str(join_file)]))
 
 
@@ -38,6 +56,12 @@ def simulate(
     first: Annotated[int, typer.Option(help="The first seed.")] = 0,
 ) -> None:
     """Run the real control plane against a fake Ray under faults, and check the rules after every commit."""
-    from factory.simulation.__main__ import main
-
-    main(["--seeds", str(seeds), "--events", str(events), "--first", str(first)])
+    with needs_extra("server"):
+        from factory.simulation.campaign import SQLITE_EVERY, run_campaign
+    with tempfile.TemporaryDirectory() as folder:
+        campaign = run_campaign(range(first, first + seeds), events, Path(folder), sqlite_every=SQLITE_EVERY)
+    if is_json():
+        emit_json({"seeds": seeds, "events": events, "failures": len(campaign.failures), "summary": campaign.summary()})
+    else:
+        typer.echo(campaign.summary())
+    raise typer.Exit(1 if campaign.failures else 0)
