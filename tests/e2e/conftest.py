@@ -15,18 +15,51 @@ from pathlib import Path
 import pytest
 
 from factory.cli.processes import instance_id, kill_marked, marked_pids
+from factory.runner.ray_process import RAY_HOST, ray_client_env
 from factory.sdk.client import Client
 from factory.sdk.profile import Profile, write_profile
+from factory.worker.folders import start_ticks
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def until(what: Callable[[], bool], patience_s: float = 60.0, why: str = "") -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the first test of all time for two runs of the demo."""
+    for item in items:
+        if "e2e" in item.path.parts:
+            item.add_marker(pytest.mark.timeout(700))
+
+
+def until(what: Callable[[], bool], patience_s: float = 60.0, why: str | Callable[[], str] = "") -> None:
     """Wait for a condition of a process outside; fail with `why` when it does not come."""
     deadline = time.monotonic() + patience_s
     while not what():
-        assert time.monotonic() < deadline, why or f"not within {patience_s:g} s"
+        if time.monotonic() > deadline:
+            pytest.fail((why if isinstance(why, str) else why()) or f"not within {patience_s:g} s")
         time.sleep(0.05)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A replica's process as it took a rank of an attempt."""
+
+    node: str
+    replica: str
+    pid: int
+    start_ticks: int
+
+    @property
+    def is_alive(self) -> bool:
+        """True while that very process lives: a pid alone may be used again."""
+        return start_ticks(self.pid) == self.start_ticks
+
+
+@dataclass(frozen=True)
+class OnRay:
+    """What Ray knows."""
+
+    nodes: set[str]  # ids of the living ones
+    actors: list[tuple[str, str]]  # (namespace, name), sorted
 
 
 @dataclass
@@ -79,11 +112,11 @@ class Factory:
         return marked_pids(instance_id(self.folder))
 
     def pid_of(self, part: str) -> int:
-        """Return the pid of a part: a child of `factory up`, or gcs, agent, haproxy, replica."""
+        """Return the pid of a part: a child of `factory up`, or gcs, agent, haproxy."""
         child = self.folder / "run" / f"{part}.pid"
         if child.exists():
             return int(json.loads(child.read_text())["pid"])
-        marks = {"gcs": "gcs_server", "agent": "AgentActor", "haproxy": "haproxy", "replica": "ReplicaActor"}
+        marks = {"gcs": "gcs_server", "agent": "AgentActor", "haproxy": "haproxy"}
         found = [pid for pid in self.pids() if marks[part] in _cmdline(pid)]
         assert found, f"no {part} among the processes"
         return found[0]
@@ -97,6 +130,33 @@ class Factory:
                 if name == "FACTORY_ATTEMPT" and value:
                     found.add(value)
         return found
+
+    def claims(self, attempt: str) -> list[Claim]:
+        """Return who serves or served the ranks of an attempt, from the node's files."""
+        files = sorted((self.folder / "node").glob(f"*/attempts/{attempt}/*/claim.json"))
+        read = [(path.parents[3].name, json.loads(path.read_text())) for path in files]
+        # a rank that nobody may begin any more is claimed by "", with no process
+        return [Claim(node, c["replica"], c["pid"], c["start_ticks"]) for node, c in read if c["replica"]]
+
+    def on_ray(self) -> OnRay:
+        """Ask Ray from a process of its own for its nodes and for every named actor of every namespace."""
+        join = json.loads((self.folder / "run" / "runner.join.json").read_text())
+        port = join["ray_address"].rpartition(":")[2]
+        program = (
+            "import json, sys, ray; from ray.util import list_named_actors; "
+            "ray.init(address=sys.argv[1], _node_ip_address=sys.argv[2], log_to_driver=False); "
+            "nodes = [n['NodeID'] for n in ray.nodes() if n['Alive']]; "
+            "print('found', json.dumps([nodes, list_named_actors(all_namespaces=True)]))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program, f"{RAY_HOST}:{port}", RAY_HOST],
+            env={**os.environ, **ray_client_env(Path(join["ray_token_path"]))},
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        (line,) = [line for line in done.stdout.splitlines() if line.startswith("found ")]
+        nodes, actors = json.loads(line.removeprefix("found "))
+        return OnRay(set(nodes), sorted((actor["namespace"], actor["name"]) for actor in actors))
 
 
 def _cmdline(pid: int) -> str:

@@ -10,14 +10,16 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 
 import factory as sdk
 from factory import errors
-from factory.domain.jobs import JobState
+from factory.domain.jobs import LIVE_ATTEMPT_STATES, TERMINAL_STATES, JobState
+from factory.runner.ray_process import NAMESPACE
 from factory.sdk.jobs import JobHandle
+from factory.settings import Settings
 from tests.e2e.conftest import Factory, until
 
 PARTS = ("server", "runner", "agent", "gcs", "haproxy", "mlflow", "replica")
@@ -25,9 +27,15 @@ TICKS = 12
 
 
 def count_slowly(ticks: int) -> int:
-    """Print one line per tick; imported by the worker from the bundle, so it names no test helper."""
+    """Print one line per tick beside a child that left the session and outlives it, if it may.
+
+    Imported by the worker from the bundle, so it names no test helper. What the worker sets in its own environment is
+    not in /proc; of the child it is, so that the attempt's mark can be seen from outside.
+    """
+    import subprocess
     import time
 
+    subprocess.Popen(["sleep", "600"], start_new_session=True)
     for tick in range(ticks):
         print(f"tick {tick}", flush=True)
         time.sleep(0.25)
@@ -45,8 +53,23 @@ def submit(factory: Factory) -> Callable[..., JobHandle]:
     return go
 
 
-def _kill(factory: Factory, *parts: str) -> None:
-    for pid in [factory.pid_of(part) for part in parts]:
+@pytest.fixture
+def moment() -> Callable[[], None]:
+    """Let a random while of at most two seconds pass."""
+    seed = random.SystemRandom().randrange(1 << 30)
+    print("seed", seed)
+    chance = random.Random(seed)
+    return lambda: time.sleep(chance.uniform(0.0, 2.0))
+
+
+def _wait_until_it_runs(factory: Factory, job: JobHandle) -> None:
+    until(lambda: job.refresh().state is JobState.RUNNING, 60, f"it does not start: {job.view}")
+    attempt = job.view.attempts[-1].id
+    until(lambda: attempt in factory.attempts_on_this_machine(), 20, "its child is not to be seen")
+
+
+def _kill(pids: Iterable[int]) -> None:
+    for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
@@ -81,29 +104,39 @@ def _check_endpoint_answers(factory: Factory) -> None:
 
 
 def _check_nothing_is_left(factory: Factory, job: JobHandle) -> None:
-    mine = {attempt.id for attempt in job.view.attempts}
-    until(lambda: not mine & factory.attempts_on_this_machine(), 30, "a process of an ended attempt lives on")
+    mine = [attempt.id for attempt in job.refresh().attempts]
+    assert factory.claims(mine[-1]), "nobody has served the attempt that ended well"
+
+    def is_gone() -> bool:
+        served = [claim for attempt in mine for claim in factory.claims(attempt)]
+        return not any(c.is_alive for c in served) and not factory.attempts_on_this_machine().intersection(mine)
+
+    until(is_gone, 30, "a process of an ended attempt lives on")
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_job_survives_the_death_of(part: str, factory: Factory, submit: Callable[..., JobHandle]) -> None:
-    seed = random.SystemRandom().randrange(1 << 30)
-    print("seed", seed)
+def test_a_job_survives_the_death_of(
+    part: str, factory: Factory, submit: Callable[..., JobHandle], moment: Callable[[], None]
+) -> None:
     job = submit()
-    until(lambda: job.refresh().state is JobState.RUNNING, 60, f"it does not start: {job.view}")
-    time.sleep(random.Random(seed).uniform(0.0, 2.0))
-    _kill(factory, part)
+    _wait_until_it_runs(factory, job)
+    moment()
+    if part == "replica":
+        _kill(claim.pid for claim in factory.claims(job.view.attempts[-1].id))
+    else:
+        _kill([factory.pid_of(part)])
     _check_ended_once(job)
     _check_endpoint_answers(factory)
     _check_nothing_is_left(factory, job)
 
 
-def test_a_job_survives_the_death_of_everything_at_once(factory: Factory, submit: Callable[..., JobHandle]) -> None:
+def test_a_job_survives_the_death_of_everything_at_once(
+    factory: Factory, submit: Callable[..., JobHandle], moment: Callable[[], None]
+) -> None:
     job = submit()
-    until(lambda: job.refresh().state is JobState.RUNNING, 60)
-    for pid in factory.pids():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    _wait_until_it_runs(factory, job)
+    moment()
+    _kill(factory.pids())
     _check_ended_once(job)
     _check_endpoint_answers(factory)
     _check_nothing_is_left(factory, job)
@@ -111,7 +144,7 @@ def test_a_job_survives_the_death_of_everything_at_once(factory: Factory, submit
 
 def test_the_next_factory_up_adopts_what_a_killed_one_left(factory: Factory, submit: Callable[..., JobHandle]) -> None:
     job = submit()
-    until(lambda: job.refresh().state is JobState.RUNNING, 60)
+    _wait_until_it_runs(factory, job)
     before = factory.pid_of("server")
     assert factory.process is not None
     factory.process.kill()
@@ -120,6 +153,7 @@ def test_the_next_factory_up_adopts_what_a_killed_one_left(factory: Factory, sub
     assert factory.pid_of("server") == before
     _check_ended_once(job)
     assert len(job.view.attempts) == 1
+    _check_nothing_is_left(factory, job)
 
 
 def test_ctrl_c_queues_live_attempts_again_and_the_next_start_finds_everything(
@@ -127,7 +161,7 @@ def test_ctrl_c_queues_live_attempts_again_and_the_next_start_finds_everything(
 ) -> None:
     before = {d.name: d.last for d in factory.client.datasets.list()}
     job = submit(48, grace_s=1)  # twelve seconds: longer than its grace
-    until(lambda: job.refresh().state is JobState.RUNNING, 60)
+    _wait_until_it_runs(factory, job)
     factory.stop()
     assert factory.pids() == []
     factory.start()
@@ -139,6 +173,7 @@ def test_ctrl_c_queues_live_attempts_again_and_the_next_start_finds_everything(
     assert first.outcome.reason.value == "FactoryStopped"
     assert job.view.retries == 0
     _check_endpoint_answers(factory)
+    _check_nothing_is_left(factory, job)
 
 
 def test_the_control_plane_is_ready_five_seconds_after_kill_9(factory: Factory) -> None:
@@ -155,3 +190,29 @@ def test_the_control_plane_is_ready_five_seconds_after_kill_9(factory: Factory) 
 
     until(lambda: factory.pid_of("server") != old and is_ready(), 20)
     assert time.monotonic() - began <= 5.0
+
+
+def test_nothing_is_left_on_ray_after_all_of_it(factory: Factory) -> None:
+    """Last of this file: what Ray holds is what is desired now, and no more."""
+    _check_endpoint_answers(factory)
+    warm_per_node = Settings.model_fields["warm_per_node"].default
+    seen: dict[str, object] = {}
+
+    def is_as_desired() -> bool:
+        jobs = [job for job in factory.client.jobs.list(limit=200) if job.state not in TERMINAL_STATES]
+        live = [attempt.id for job in jobs for attempt in job.attempts if attempt.state in LIVE_ATTEMPT_STATES]
+        serving = {f"replica:{claim.node}:{claim.replica}" for attempt in live for claim in factory.claims(attempt)}
+        ray = factory.on_ray()
+        agents = {f"agent:{node}" for node in ray.nodes}
+        names = {name for _, name in ray.actors}
+        warm = names - serving - agents
+        seen.update(ray=ray, live=live, serving=serving, warm=warm)
+        return (
+            {namespace for namespace, _ in ray.actors} == {NAMESPACE}
+            and agents | serving <= names
+            and len(serving) == len(live) >= 1  # the endpoint's, at least
+            and all(name.startswith("replica:") for name in warm)
+            and len(warm) == warm_per_node * len(agents) >= 1
+        )
+
+    until(is_as_desired, 30, lambda: f"Ray holds something else than is desired: {seen}")
