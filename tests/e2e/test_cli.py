@@ -67,7 +67,7 @@ def test_a_quarantined_version_says_what_failed_and_the_exit_code_says_so_too(cl
 def test_an_unknown_thing_is_named_with_a_hint_and_exit_code_two(cli: Cli) -> None:
     done = cli("datasets", "show", "footfal")
     assert done.returncode == 2
-    assert "there is no dataset 'footfal'" in done.stderr
+    assert "there is no dataset 'footfal'; did you mean 'footfall'" in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
 
 

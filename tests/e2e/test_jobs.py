@@ -105,11 +105,16 @@ def _serves(factory: Factory, pid: int, attempt: str) -> bool:
         return False
 
 
-def test_a_job_over_its_memory_limit_ends_as_out_of_memory(run: Callable[..., JobHandle]) -> None:
-    job = run(eat_memory, memory="384MiB", retry={"max_retries": 0})
+def test_a_job_over_its_memory_limit_is_out_of_memory_which_is_infrastructure_and_is_retried(
+    run: Callable[..., JobHandle],
+) -> None:
+    job = run(eat_memory, memory="384MiB", retry={"max_retries": 1})
     with pytest.raises(errors.JobFailedError) as caught:
         job.result(90)
-    assert caught.value.reason == "OutOfMemory"
+    assert (caught.value.reason, caught.value.fault_domain) == ("OutOfMemory", "infrastructure")
+    ends = [attempt.outcome.reason.value for attempt in job.view.attempts if attempt.outcome is not None]
+    assert ends == ["OutOfMemory", "OutOfMemory"]
+    assert job.view.retries == 1
 
 
 def test_a_child_that_left_its_session_is_swept(factory: Factory, run: Callable[..., JobHandle]) -> None:
