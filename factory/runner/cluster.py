@@ -27,6 +27,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from factory.errors import ConfigurationError
 from factory.runner.agent import AgentView, NodeAgent
+from factory.runner.keys import wait_for_key
 from factory.runner.nodes import NodeOptions, describe_node, node_identity
 from factory.runner.processes import NODE_MARKER, REPLICA_MARKER
 from factory.runner.ray_process import NAMESPACE, RAY_HOST
@@ -40,19 +41,23 @@ log = logging.getLogger(__name__)
 
 _CONNECT_S = 60.0
 _AGENT_START_S = 40.0
+_KEY_WAIT_S = 5.0  # the runner has read its file already; on another node it may be on its way
 _THREADS = 8  # of an agent: one call waits for news, others kill and notify meanwhile
 
 
 class AgentActor:
     """The node agent as Ray runs it."""
 
-    def __init__(self, options: NodeOptions, url: str, key: str, host: str, ray_node_id: str, release: str) -> None:
+    def __init__(
+        self, options: NodeOptions, url: str, key_file: Path, host: str, ray_node_id: str, release: str
+    ) -> None:
+        """Ray keeps these arguments where job code can read them: the key's path is among them, never the key."""
         node_dir = Path(options.node_dir)
         node_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         node_id = node_identity(node_dir)
         self._release = release
         self._report = describe_node(node_id, options, host=host, ray_node_id=ray_node_id)
-        self._agent = NodeAgent(node_id, node_dir / node_id, Http(url, key))
+        self._agent = NodeAgent(node_id, node_dir / node_id, Http(url, wait_for_key(key_file, wait_s=_KEY_WAIT_S)))
         self._agent.start()
 
     def describe(self) -> tuple[NodeReport, str, int]:
@@ -134,11 +139,11 @@ class ReplicaHandle:
 class Cluster:
     """One Ray cluster."""
 
-    def __init__(self, address: str, options: NodeOptions, *, url: str, key: str, release: str) -> None:
+    def __init__(self, address: str, options: NodeOptions, *, url: str, key_file: Path, release: str) -> None:
         self._address = address
         self._options = options
         self._url = url
-        self._key = key
+        self._key_file = key_file
         self._release = release
         self._agents: dict[str, AgentHandle] = {}  # by Ray's node id
         self._replica_class = replica_class()
@@ -182,8 +187,11 @@ class Cluster:
             if node["Alive"]:
                 alive.add(node["NodeID"])
                 if node["NodeID"] not in self._agents:
-                    with contextlib.suppress(RayError):
+                    try:
                         self._agents[node["NodeID"]] = self._agent(node["NodeID"], node["NodeManagerAddress"])
+                    except RayError as exc:  # it is tried again at the next look
+                        where = node["NodeManagerAddress"]
+                        log.warning("no agent on %s yet: %s", where, exc, extra={"event": "agent.not_started"})
         living = {a.report.id for ray_id, a in self._agents.items() if ray_id in alive}
         dead = [a.report.id for ray_id, a in self._agents.items() if ray_id not in alive]
         self._agents = {ray_id: agent for ray_id, agent in self._agents.items() if ray_id in alive}
@@ -193,7 +201,7 @@ class Cluster:
         name = f"agent:{ray_node_id}"
         host = "127.0.0.1" if address.startswith("127.") else address
         strategy = NodeAffinitySchedulingStrategy(ray_node_id, soft=False)
-        args = (self._options, self._url, self._key, host, ray_node_id, self._release)
+        args = (self._options, self._url, self._key_file, host, ray_node_id, self._release)
         while True:
             actor = self._agent_class.options(
                 name=name, lifetime="detached", get_if_exists=True, scheduling_strategy=strategy

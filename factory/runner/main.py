@@ -6,7 +6,8 @@ The join file (0600, JSON) names everything; no secret is ever on a command line
 
     url             of the control plane
     runner          this runner's name
-    key or key_file a key of role runner (the file may appear later: it is waited for)
+    key_file        file with a key of role runner, at the same path on every node (it may appear later)
+    key             or the key itself; the runner then keeps it as `runner.key` (0600) in node_dir
     ray_address     host:port of the cluster's GCS
     ray_token_path  the cluster's token file
     node_dir        folder of node data, the same path on every node
@@ -25,7 +26,6 @@ import logging
 import os
 import signal
 import sys
-import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +34,7 @@ from typing import Any, NoReturn
 
 import factory
 from factory.errors import ConfigurationError, FactoryError
+from factory.runner.keys import keep_key, wait_for_key
 from factory.runner.ray_process import ray_client_env
 from factory.schemas.runner import JoinRequest
 from factory.worker.http import Http
@@ -42,7 +43,6 @@ __all__ = ["JoinFile", "main", "read_join_file"]
 
 log = logging.getLogger("factory.runner")
 
-_KEY_WAIT_S = 60.0
 EXIT_STALE = 3
 
 
@@ -57,6 +57,7 @@ class JoinFile:
     ray_token_path: Path
     node_dir: Path
     folder: Path  # of the join file: where `runner.ready` goes
+    key_file: Path | None = None  # None = the key was given as such
     pool: str = ""
     cpus: int | None = None
     memory_reserve_bytes: int | None = None
@@ -82,14 +83,16 @@ def read_join_file(path: Path, *, ray_address: str | None = None, node_dir: Path
         missing.append("key_file")
     if missing:
         raise ConfigurationError(f"the join file {path} does not name {', '.join(missing)}")
+    key_file = None if given.get("key") else Path(given["key_file"]).resolve()
     return JoinFile(
         url=str(given["url"]),
         runner=str(given["runner"]),
-        key=str(given["key"]) if given.get("key") else _wait_for_key(Path(given["key_file"])),
+        key=str(given["key"]) if key_file is None else wait_for_key(key_file),
         ray_address=str(given["ray_address"]),
         ray_token_path=Path(given["ray_token_path"]),
         node_dir=Path(given["node_dir"]).resolve(),
         folder=path.resolve().parent,
+        key_file=key_file,
         pool=str(given.get("pool") or ""),
         cpus=given.get("cpus"),
         memory_reserve_bytes=given.get("memory_reserve_bytes"),
@@ -138,7 +141,8 @@ def _run(join: JoinFile) -> NoReturn:
     options = NodeOptions(str(join.node_dir), join.pool, join.cpus, join.memory_reserve_bytes)
     ingress_dir = join.node_dir / "ingress"
     secret = ensure_ingress_secret(ingress_dir / "secret")
-    cluster = Cluster(join.ray_address, options, url=join.url, key=join.key, release=factory.__version__)
+    key_file = join.key_file or keep_key(join.node_dir / "runner.key", join.key)
+    cluster = Cluster(join.ray_address, options, url=join.url, key_file=key_file, release=factory.__version__)
     loop = RunnerLoop(cluster, join.runner, join.url, ingress_secret=secret, stop_grace_s=join.stop_grace_s)
     port = ingress_port(ingress_dir, join.ingress_port)
     ingress = IngressKeeper(choose_ingress(ingress_dir, port, join.ingress_host, secret=secret))
@@ -188,20 +192,6 @@ def _exit(code: int) -> NoReturn:
     """End now. Ray's own way out, with calls still waiting in threads, ends now and then with a code of its own (1)."""
     logging.shutdown()
     os._exit(code)
-
-
-def _wait_for_key(path: Path) -> str:
-    deadline = time.monotonic() + _KEY_WAIT_S
-    while True:
-        try:
-            key = path.read_text().strip()
-        except OSError:
-            key = ""
-        if key:
-            return key
-        if time.monotonic() > deadline:
-            raise ConfigurationError(f"there is no runner key in {path}", hint="did the control plane start?")
-        time.sleep(0.1)
 
 
 if __name__ == "__main__":

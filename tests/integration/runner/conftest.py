@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -102,6 +103,18 @@ class Fleet:
     def agent_pid(self) -> int:
         (pid,) = [p.pid for p in self._ray_workers() if "AgentActor" in " ".join(p.cmdline())]
         return pid
+
+    def gcs_memory(self) -> Iterator[bytes]:
+        """Yield what is in the memory of Ray's GCS, region by region."""
+        (pid,) = [p.pid for p in self._ray_workers() if p.name() == "gcs_server"]
+        with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", 0) as memory:
+            for line in maps:
+                where, access, *_ = line.split()
+                if access.startswith("rw"):
+                    start, end = (int(part, 16) for part in where.split("-"))
+                    memory.seek(start)
+                    with contextlib.suppress(OSError):  # unmapped meanwhile
+                        yield memory.read(end - start)
 
     def _ray_workers(self) -> list[psutil.Process]:
         return psutil.Process(self.processes["ray"].pid).children(recursive=True)

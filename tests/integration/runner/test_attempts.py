@@ -197,6 +197,15 @@ def test_no_secret_is_on_a_command_line_in_a_log_or_in_a_file_of_an_attempt(flee
     assert all(json.loads(path.read_text())["token"] == "" for path in orders)
 
 
+def test_the_runners_key_is_not_in_what_ray_keeps_of_the_agents(fleet: Fleet) -> None:
+    key = (fleet.run / "runner.key").read_bytes().strip()
+    url = f"http://127.0.0.1:{fleet.api_port}".encode()
+    held = [(key in region, url in region) for region in fleet.gcs_memory()]
+
+    assert any(has_url for _, has_url in held), "an agent's arguments are not to be seen at all"
+    assert not any(has_key for has_key, _ in held)
+
+
 def test_nothing_stays_behind_when_the_jobs_are_over(fleet: Fleet) -> None:
     job = fleet.command("sh", "-c", "setsid sleep 300 & echo $!; exit 0")
     assert job.wait(60).state is JobState.SUCCEEDED

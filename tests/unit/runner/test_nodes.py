@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from factory.errors import ConfigurationError
+from factory.runner.keys import keep_key, wait_for_key
 from factory.runner.main import read_join_file
 from factory.runner.nodes import NodeOptions, describe_node, node_identity
 from factory.runner.ray_process import ensure_ray_token, ray_head_command, ray_instance, ray_temp_dir, reap
@@ -97,3 +98,16 @@ def test_reap_kills_what_carries_the_mark_and_its_children_and_nobody_else() -> 
         other.kill()
         other.wait()
         marked.stdout.close()
+
+
+def test_a_key_given_as_such_is_kept_for_this_user_only_and_read_again(tmp_path: Path) -> None:
+    path = keep_key(tmp_path / "node" / "runner.key", "fak_x")
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert wait_for_key(path) == "fak_x"
+    assert wait_for_key(keep_key(path, "fak_y")) == "fak_y"
+    assert [p.name for p in path.parent.iterdir()] == ["runner.key"]
+
+
+def test_a_key_that_does_not_come_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="there is no runner key in"):
+        wait_for_key(tmp_path / "runner.key", wait_s=0)
