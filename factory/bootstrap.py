@@ -24,6 +24,7 @@ from factory.datasets.service import DatasetService
 from factory.datasets.settling import settle
 from factory.datasets.tables import LocalTables
 from factory.domain.ids import TenantId
+from factory.domain.jobs import Job
 from factory.domain.pools import NodeState
 from factory.domain.resources import Resources
 from factory.domain.tenancy import PLATFORM, Principal, Role
@@ -121,7 +122,11 @@ def assemble(settings: Settings, *, hooks: CommitHooks | None = None) -> Control
     catalogue = load_catalogue()
     bundles = Bundles(objects)
     snapshots = EvolvingSnapshots()
-    jobs = JobService(store, ids=ids, bundles=bundles, catalogue=catalogue, snapshots=snapshots, on_ended=settle)
+
+    def ended(tx: object, job: Job, now: Instant) -> None:
+        settle(tx, job, now, jobs=jobs)
+
+    jobs = JobService(store, ids=ids, bundles=bundles, catalogue=catalogue, snapshots=snapshots, on_ended=ended)
     plane = ControlPlane(
         settings=settings,
         clock=clock,
@@ -142,12 +147,16 @@ def assemble(settings: Settings, *, hooks: CommitHooks | None = None) -> Control
             store,
             holder=ids.new("server"),
             submitter=jobs,
-            settings=LoopSettings(lease_s=settings.lease_ttl_s, runner_silence_s=settings.runner_silence_s),
+            settings=LoopSettings(
+                lease_s=settings.lease_ttl_s,
+                renew_s=max(1, settings.lease_ttl_s // 5),
+                runner_silence_s=settings.runner_silence_s,
+            ),
             follow=follow_aliases,
-            on_ended=settle,
+            on_ended=ended,
             proven_dead=settings.is_sqlite,  # the folder's lock is held: no other process can lead
         ),
-        on_ended=settle,
+        on_ended=ended,
         registry=MlflowRegistry(settings.mlflow_url) if settings.mlflow_url else None,
     )
     metrics.watch(lambda: _sample(plane, snapshots))

@@ -13,7 +13,9 @@ import os
 import select
 import signal
 import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -346,7 +348,7 @@ class IngressSuite:
         self._ingress.apply(wanted)
         frozen = self._ingress.pid
         assert frozen is not None
-        os.kill(frozen, signal.SIGSTOP)
+        freeze(frozen)
         self._ingress.apply(wanted)
         assert self._ingress.pid != frozen
         assert self._ask().status == 200
@@ -362,6 +364,16 @@ class IngressSuite:
         assert not self._ingress.is_alive()
         assert self._ingress.pid is None
         assert not is_running(pid)
+
+
+def freeze(pid: int) -> None:
+    """Stop a process and wait until the kernel says that every thread of it stands."""
+    os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + 5
+    while any(
+        stat.read_text().rpartition(")")[2].split()[0] != "T" for stat in Path(f"/proc/{pid}/task").glob("*/stat")
+    ):
+        assert time.monotonic() < deadline, "it does not stop"
 
 
 BEHAVIOURS = behaviours_of(IngressSuite)
