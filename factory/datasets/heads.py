@@ -22,14 +22,18 @@ def next_number(tx: RegistryTx, tenant: TenantId, name: DatasetName, now: Instan
 
 
 def move_head(tx: RegistryTx, tenant: TenantId, name: DatasetName) -> None:
-    """Let the head be the latest published version."""
+    """Let the head be the published version that is last in Delta's order (rule U1, ADR 7): the table's head too."""
     dataset = tx.dataset(Scope(tenant), tenant, name)
     if dataset is None:
         raise NotFoundError("dataset", name)
-    published = [v.number for v in tx.versions(Scope(tenant), tenant, name) if v.state is VersionState.PUBLISHED]
-    head = max(published, default=0)
+    published = [v for v in tx.versions(Scope(tenant), tenant, name) if v.state is VersionState.PUBLISHED]
+    head = max(((_delta_order(v), v.number) for v in published), default=(0, 0))[1]
     if head != dataset.head:
         tx.put_dataset(replace(dataset, head=head))
+
+
+def _delta_order(version: DatasetVersion) -> int:
+    return -1 if version.delta_version is None else version.delta_version
 
 
 def read_file(tables: TableFiles, version: DatasetVersion, path: str) -> Iterator[bytes]:

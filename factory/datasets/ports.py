@@ -140,8 +140,12 @@ class TableFiles(Protocol):
 
 
 class JobSubmitter(Protocol):
-    """Submits the ingest job inside the caller's transaction (bootstrap joins it to jobs.service)."""
+    """Submits platform jobs inside the caller's transaction (bootstrap joins it to jobs.service)."""
 
     def submit_ingest(
         self, tx: object, principal: Principal, tenant: TenantId, version_id: VersionId, queue: str | None, now: Instant
     ) -> Job: ...
+
+    def submit_publish(self, tx: object, ended: Job, version: DatasetVersion, now: Instant) -> Job:
+        """Insert the job that publishes a validated version which `ended` left; never refused: `ended` must end."""
+        ...

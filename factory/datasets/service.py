@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 
 from factory.datasets import views
 from factory.datasets.heads import move_head, next_number, read_file
-from factory.datasets.ports import Blobs, JobSubmitter, RegistryReader, RegistryStore, RegistryTx, TableFiles
+from factory.datasets.ports import RegistryReader, RegistryTx
+from factory.datasets.settling import take_up
 from factory.datasets.views import version_name
 from factory.datasets.writing import DatasetAttempts
 from factory.domain.datasets import Contract, Dataset, DatasetVersion, Upload, VersionState
-from factory.domain.ids import DatasetName, IdSource, UploadId, VersionId, is_name
+from factory.domain.ids import DatasetName, UploadId, VersionId, is_name
 from factory.domain.jobs import Purpose
 from factory.domain.tenancy import WRITERS, Principal, Scope
 from factory.domain.time import Instant
@@ -41,18 +42,6 @@ class Registration:
 
 class DatasetService(DatasetAttempts):
     """Datasets of a tenant; what its running attempts do with them is in `DatasetAttempts`."""
-
-    def __init__(
-        self,
-        store: RegistryStore,
-        objects: Blobs,
-        *,
-        ids: IdSource,
-        jobs: JobSubmitter,
-        tables: TableFiles,
-    ) -> None:
-        super().__init__(store, objects, ids=ids, tables=tables)
-        self._jobs = jobs
 
     # --- in ---------------------------------------------------------------------------------------------------------
 
@@ -114,6 +103,7 @@ class DatasetService(DatasetAttempts):
             upload = tx.upload(Scope(tenant), UploadId(request.upload))
             if upload is None:
                 raise NotFoundError("upload", request.upload, hint="upload the file first: POST /api/v1/uploads")
+            take_up(tx, tenant, name, now, jobs=self._jobs)
             digest = _request_digest(upload, contract)
             known = tx.version_by_request(Scope(tenant), tenant, name, digest)
             if known is not None:

@@ -1,6 +1,7 @@
 """What running attempts do with dataset versions: read their inputs, stage, measure, publish.
 
-Every call checks in its own transaction that the attempt is the job's live one, and that the version is its job's.
+Every call checks in its own transaction that the attempt is the job's live one, and that the version is its job's: of
+the job that produces it, or of the one that publishes what that job left (ADR 7).
 The order of a version's life is staged → (validated → published) | quarantined; a step repeated after a crash, by the
 same attempt or the next, answers what the first one made.
 """
@@ -14,7 +15,8 @@ from dataclasses import replace
 from factory.datasets import views
 from factory.datasets.heads import move_head, next_number, read_file
 from factory.datasets.manifests import manifest_id
-from factory.datasets.ports import Blobs, RegistryReader, RegistryStore, RegistryTx, TableFiles
+from factory.datasets.ports import Blobs, JobSubmitter, RegistryReader, RegistryStore, RegistryTx, TableFiles
+from factory.datasets.settling import take_up
 from factory.datasets.tables import is_safe_path
 from factory.datasets.views import version_name
 from factory.domain.datasets import DatasetVersion, FileEntry, Manifest, Upload, VersionState
@@ -45,10 +47,13 @@ class DatasetAttempts:
     Every method raises UnauthenticatedError when the attempt is over, and NotFoundError for what is not its job's.
     """
 
-    def __init__(self, store: RegistryStore, objects: Blobs, *, ids: IdSource, tables: TableFiles) -> None:
+    def __init__(
+        self, store: RegistryStore, objects: Blobs, *, ids: IdSource, jobs: JobSubmitter, tables: TableFiles
+    ) -> None:
         self._store = store
         self._objects = objects
         self._ids = ids
+        self._jobs = jobs
         self._tables = tables
 
     # --- read -------------------------------------------------------------------------------------------------------
@@ -135,7 +140,11 @@ class DatasetAttempts:
             if version.state is VersionState.VALIDATED:
                 version = tx.put_version(
                     replace(
-                        version, state=VersionState.PUBLISHED, delta_version=request.delta_version, published_at=now
+                        version,
+                        state=VersionState.PUBLISHED,
+                        delta_version=request.delta_version,
+                        published_at=now,
+                        message="",
                     )
                 )
                 move_head(tx, version.tenant, version.dataset)
@@ -164,6 +173,7 @@ class DatasetAttempts:
             raise NotFoundError(
                 "output", output, [o.name for o in job.spec.outputs], hint="name it in the job's outputs"
             )
+        take_up(tx, job.tenant, wanted.dataset, now, jobs=self._jobs)
         return tx.put_version(
             DatasetVersion(
                 id=VersionId(self._ids.new("dsv")),
@@ -222,7 +232,7 @@ def _live(reader: RegistryReader, attempt_id: AttemptId) -> tuple[Job, Attempt]:
 
 def _own(reader: RegistryReader, job: Job, version_id: VersionId) -> DatasetVersion:
     version = reader.version(Scope(job.tenant), version_id)
-    if version is None or version.job != job.id:
+    if version is None or job.id not in (version.job, version.publisher):
         raise NotFoundError("dataset version", version_id, hint="an attempt writes the versions of its own job only")
     return version
 

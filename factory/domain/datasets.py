@@ -35,7 +35,7 @@ class VersionState(StrEnum):
     """Where a dataset version is."""
 
     STAGED = "staged"  # bytes are there or being written; not measured yet
-    VALIDATED = "validated"  # the verdict is pass; its Delta commit is being made
+    VALIDATED = "validated"  # the verdict is pass; its Delta commit is being made, and will be (ADR 7)
     PUBLISHED = "published"  # readable for every purpose
     QUARANTINED = "quarantined"  # the gate failed; readable only for `repair`
     FAILED = "failed"  # could not be ingested at all (not a table, job failed)
@@ -194,7 +194,7 @@ class Dataset:
     tenant: TenantId
     name: DatasetName
     created_at: Instant
-    head: int = 0  # latest published version number; 0 = none
+    head: int = 0  # number of the published version that is last in Delta's order; 0 = none
     last: int = 0  # latest version number given out
     version: int = 0  # optimistic guard
 
@@ -237,7 +237,8 @@ class DatasetVersion:
     verdict: Verdict | None = None
     delta_version: int | None = None  # the table's version that published it
     repaired: bool = False  # written by a job that read a quarantined version
-    message: str = ""  # FAILED: why
+    publisher: JobId | None = None  # the job that completes it, if `job` ended between its verdict and its publication
+    message: str = ""  # FAILED: why; VALIDATED: why it is not published yet
     published_at: Instant | None = None
     labels: tuple[tuple[str, str], ...] = ()  # sorted by name
     version: int = 0  # optimistic guard

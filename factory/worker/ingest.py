@@ -21,15 +21,15 @@ __all__ = ["ingest"]
 def ingest(api: AttemptApi, workdir: Path, *, threads: int, log: Callable[[str], None]) -> dict[str, Any]:
     """Read the upload, write and measure its version, publish it or leave it quarantined.
 
-    Repeats after a crash go on where the version's state says; the upload is read again only while that is `staged`.
+    Repeats after a crash go on where the version's state says; the upload is read again only while that is `staged`. A
+    version that another job left `validated` is published (ADR 7); it need not come from an upload.
     Raises: InvalidRequestError: the upload is no such table. Others: as `Http.call`.
     """
     from factory.worker.data.reading import open_upload
 
-    upload = api.upload()
-
     @contextlib.contextmanager
     def rows() -> Iterator[TableStream]:
+        upload = api.upload()
         if upload.location is not None:
             path = local_path(upload.location)
         else:
@@ -39,6 +39,6 @@ def ingest(api: AttemptApi, workdir: Path, *, threads: int, log: Callable[[str],
         with open_upload(path, upload.format, threads=threads) as stream:
             yield stream
 
-    digest = upload.sha256 if upload.sha256.startswith("sha256:") else f"sha256:{upload.sha256}"
-    written = write_version(api, "", rows, source_digest=digest, threads=threads, log=log)
+    # the registry knows the upload's digest itself
+    written = write_version(api, "", rows, source_digest=None, threads=threads, log=log)
     return {"version": f"{written.dataset}@{written.number}", "state": written.state.value}

@@ -79,7 +79,7 @@ def write_version(
             ),
         )
         state, manifest_id, failures = reply.state, reply.manifest_id, reply.verdict.failures
-    if state is VersionState.VALIDATED:
+    if state is VersionState.VALIDATED:  # rule U2 (ADR 7): only the control plane's answer opens the way to a commit
         if manifest_id is None or not files:
             raise ConflictError(f"{what} is validated but has no manifest")
         delta = publish(

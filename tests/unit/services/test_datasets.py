@@ -8,7 +8,7 @@ import pytest
 
 from factory.datasets.tables import LocalTables
 from factory.domain.datasets import VersionState
-from factory.domain.ids import AttemptId, DatasetName, VersionId
+from factory.domain.ids import AttemptId, DatasetName, JobId, VersionId
 from factory.domain.jobs import EndReason, Purpose
 from factory.domain.tenancy import PLATFORM
 from factory.errors import (
@@ -250,3 +250,122 @@ def test_an_input_shows_its_manifest_to_the_attempt_that_reads_it(world: World) 
     assert reply.location == (world.tables / "mobility" / "footfall").resolve().as_uri()
     with pytest.raises(NotFoundError, match="no input 'y'"):
         world.datasets.input(attempt, "y")
+
+
+# --- publishing (ADR 7) ---------------------------------------------------------------------------------------------
+
+
+def _left_validated(world: World) -> tuple[VersionId, JobId]:
+    """Cancel an ingest job between verdict and publication; return the version and the job that shall publish it."""
+    version = world.register("footfall")
+    attempt = world.start(version.job or "")
+    world.judge(attempt)
+    world.jobs.cancel(ANNA, version.job or JobId(""), now=NOW)
+    world.end(attempt, EndReason.CANCELLED)
+    publisher = world.version_of(version.id).publisher
+    assert publisher is not None
+    return version.id, publisher
+
+
+def test_a_validated_version_whose_job_was_cancelled_is_published_by_another_job(world: World) -> None:
+    version, publisher = _left_validated(world)
+    left = world.version_of(version)
+    assert left.state is VersionState.VALIDATED
+    assert left.message.endswith(f"; job {publisher} publishes it")
+
+    attempt = world.start(publisher)
+    staged = world.datasets.stage(attempt, StageRequest(output=""), now=NOW)
+    assert (staged.version_id, staged.state, staged.manifest) == (version, VersionState.VALIDATED, left.manifest)
+    world.publish(attempt, version)
+    world.end(attempt)
+
+    done = world.version_of(version)
+    assert (done.state, done.message) == (VersionState.PUBLISHED, "")
+    assert done.job == left.job != publisher  # lineage names the job that made it
+    assert world.datasets.get(ANNA, FOOTFALL).head == 1
+    assert world.store.read(lambda tx: tx.open_jobs(PLATFORM)) == ()
+
+
+@pytest.mark.parametrize("reason", [EndReason.COMPLETED, EndReason.TIMED_OUT, EndReason.USER_ERROR])
+def test_what_a_job_wrote_and_judged_is_published_however_the_job_ended(world: World, reason: EndReason) -> None:
+    spec = command(outputs={"x": {"dataset": "footfall", "contract": SERIES}}, priority="high")
+    made = world.jobs.submit(ANNA, spec, now=NOW).job
+    attempt = world.start(made.id)
+    version = world.judge(attempt, "x")
+    world.end(attempt, reason)
+
+    (publish,) = world.store.read(lambda tx: tx.open_jobs(PLATFORM))
+    assert publish.id == world.version_of(version).publisher
+    assert (publish.tenant, publish.spec.queue, publish.spec.priority) == (
+        made.tenant,
+        made.spec.queue,
+        made.spec.priority,
+    )
+    world.publish(world.start(publish.id), version)
+    assert world.version_of(version).state is VersionState.PUBLISHED
+    assert world.jobs.view(ANNA, made.id, now=NOW).datasets == ("footfall@1",)
+
+
+def test_a_publish_job_is_tried_again_whatever_ended_it(world: World) -> None:
+    version, publisher = _left_validated(world)
+    for reason in (EndReason.USER_ERROR, EndReason.OUT_OF_MEMORY, EndReason.WORKER_LOST):
+        assert not world.end(world.start(publisher), reason).is_terminal
+    world.publish(world.start(publisher), version)
+    assert world.version_of(version).state is VersionState.PUBLISHED
+
+
+def test_a_publish_job_that_gave_up_leaves_the_version_to_the_next_registration(world: World) -> None:
+    version, publisher = _left_validated(world)
+    world.jobs.cancel(ANNA, publisher, now=NOW)
+    left = world.version_of(version)
+    assert (left.state, left.publisher) == (VersionState.VALIDATED, publisher)
+    assert "is published when the dataset is next registered or written" in left.message
+    assert world.store.read(lambda tx: tx.open_jobs(PLATFORM)) == ()  # cancelled is cancelled: no loop
+
+    assert world.register("footfall").id == version  # the same request again
+    second = world.version_of(version).publisher
+    assert second not in (None, publisher)
+    world.register("footfall", {})  # another version, while the publish job is open: no third one
+    assert world.version_of(version).publisher == second
+    world.publish(world.start(second or ""), version)
+    assert world.version_of(version).state is VersionState.PUBLISHED
+
+
+def test_a_publish_job_that_gave_up_leaves_the_version_to_the_next_job_that_writes(world: World) -> None:
+    version, publisher = _left_validated(world)
+    world.jobs.cancel(ANNA, publisher, now=NOW)
+    spec = command(outputs={"x": {"dataset": "footfall"}})
+    attempt = world.start(world.jobs.submit(ANNA, spec, now=NOW).job.id)
+    world.datasets.stage(attempt, StageRequest(output="x"), now=NOW)
+    assert world.version_of(version).publisher not in (None, publisher)
+
+
+def test_a_publish_job_acts_on_its_own_version_only(world: World) -> None:
+    _, publisher = _left_validated(world)
+    other = world.register("other")
+    world.judge(world.start(other.job or ""))
+    attempt = world.start(publisher)
+    with pytest.raises(NotFoundError):
+        world.publish(attempt, other.id)
+    assert world.version_of(other.id).state is VersionState.VALIDATED
+
+
+def test_the_head_is_the_last_version_in_the_tables_order_not_the_greatest_number(world: World) -> None:
+    first, second = world.register("footfall"), world.register("footfall", {})
+    attempts = [world.start(v.job or "") for v in (first, second)]
+    for attempt in attempts:
+        world.judge(attempt)
+    world.publish(attempts[1], second.id, delta_version=1)
+    assert world.datasets.get(ANNA, FOOTFALL).head == 2
+    world.publish(attempts[0], first.id, delta_version=2)
+    assert world.datasets.get(ANNA, FOOTFALL).head == 1
+
+
+def test_the_head_does_not_depend_on_who_reports_first(world: World) -> None:
+    first, second = world.register("footfall"), world.register("footfall", {})
+    attempts = [world.start(v.job or "") for v in (first, second)]
+    for attempt in attempts:
+        world.judge(attempt)
+    world.publish(attempts[0], first.id, delta_version=2)
+    world.publish(attempts[1], second.id, delta_version=1)
+    assert world.datasets.get(ANNA, FOOTFALL).head == 1

@@ -13,7 +13,7 @@ from factory.algorithms.catalogue import load_catalogue
 from factory.datasets.service import DatasetService
 from factory.datasets.settling import settle
 from factory.datasets.tables import LocalTables
-from factory.domain.datasets import Column, DatasetVersion, FileEntry, Measurement
+from factory.domain.datasets import Column, DatasetVersion, FileEntry, Measurement, VersionState
 from factory.domain.events import Admitted, AttemptEnded, AttemptRunning
 from factory.domain.ids import AttemptId, DatasetName, JobId, RunnerId, TenantId, VersionId
 from factory.domain.jobs import Allocation, EndReason, Job, Outcome, Placement
@@ -75,7 +75,7 @@ class World:
             moved, recorded, _ = record(job, event(job))
             tx.update_job(moved, (recorded,), expected_seq=job.seq)
             if moved.is_terminal:
-                settle(tx, moved, NOW)
+                settle(tx, moved, NOW, jobs=self.jobs)
             return moved
 
         return self.store.transact(work)
@@ -108,13 +108,20 @@ class World:
         request = RegisterRequest(upload=self.upload(body), contract=SERIES if contract is None else contract)
         return self.datasets.register(ANNA, DatasetName(name), request, now=NOW).version
 
+    def judge(self, attempt: AttemptId, output: str = "", *, backward: int = 0) -> VersionId:
+        """Stage and measure what an attempt writes."""
+        version = VersionId(self.datasets.stage(attempt, StageRequest(output=output), now=NOW).version_id)
+        self.datasets.measured(attempt, version, measured(version, backward=backward), now=NOW)
+        return version
+
+    def publish(self, attempt: AttemptId, version: VersionId, delta_version: int = 0) -> None:
+        self.datasets.published(attempt, version, PublishedRequest(delta_version=delta_version), now=NOW)
+
     def write(self, attempt: AttemptId, output: str = "", *, backward: int = 0) -> VersionId:
         """Stage and measure what an attempt writes; publish it if the verdict is pass."""
-        staged = self.datasets.stage(attempt, StageRequest(output=output), now=NOW)
-        version = VersionId(staged.version_id)
-        reply = self.datasets.measured(attempt, version, measured(version, backward=backward), now=NOW)
-        if reply.verdict.passed:
-            self.datasets.published(attempt, version, PublishedRequest(delta_version=0), now=NOW)
+        version = self.judge(attempt, output, backward=backward)
+        if self.version_of(version).state is VersionState.VALIDATED:
+            self.publish(attempt, version)
         return version
 
     def ingest(self, name: str = "footfall", *, backward: int = 0, contract: dict[str, Any] | None = None) -> str:
@@ -194,7 +201,11 @@ def training(*, model: str | None = "m", data: str = "footfall", **fields: Any) 
 def make_world(folder: Path) -> World:
     """Return a factory with one pool of one node and the tenants mobility and parks."""
     store, objects, ids = MemoryStore(), MemoryObjectStore(), Ids()
-    jobs = JobService(store, ids=ids, bundles=Bundles(objects), catalogue=load_catalogue(), on_ended=settle)
+
+    def ended(tx: object, job: Job, now: int) -> None:
+        settle(tx, job, now, jobs=jobs)
+
+    jobs = JobService(store, ids=ids, bundles=Bundles(objects), catalogue=load_catalogue(), on_ended=ended)
     counter = itertools.count(1)
     tables = folder / "tables"
     made = World(
