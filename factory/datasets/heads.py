@@ -28,8 +28,8 @@ def move_head(tx: RegistryTx, tenant: TenantId, name: DatasetName) -> None:
         raise NotFoundError("dataset", name)
     published = [v for v in tx.versions(Scope(tenant), tenant, name) if v.state is VersionState.PUBLISHED]
     head = max(((_delta_order(v), v.number) for v in published), default=(0, 0))[1]
-    if head != dataset.head:
-        tx.put_dataset(replace(dataset, head=head))
+    # written also when it stays: of two transactions that each see the other's version as it was, one must try again
+    tx.put_dataset(replace(dataset, head=head))
 
 
 def _delta_order(version: DatasetVersion) -> int:

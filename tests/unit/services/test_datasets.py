@@ -369,3 +369,16 @@ def test_the_head_does_not_depend_on_who_reports_first(world: World) -> None:
     world.publish(attempts[0], first.id, delta_version=2)
     world.publish(attempts[1], second.id, delta_version=1)
     assert world.datasets.get(ANNA, FOOTFALL).head == 1
+
+
+def test_publications_of_one_dataset_meet_at_its_row_also_when_the_head_stays(world: World) -> None:
+    first, second = world.register("footfall"), world.register("footfall", {})
+    attempts = [world.start(v.job or "") for v in (first, second)]
+    for attempt in attempts:
+        world.judge(attempt)
+    world.publish(attempts[0], first.id, delta_version=2)
+    before = world.store.read(lambda tx: tx.datasets(PLATFORM))
+    world.publish(attempts[1], second.id, delta_version=1)
+    after = world.store.read(lambda tx: tx.datasets(PLATFORM))
+    # the row's guard has moved: a transaction that withdrew the head meanwhile is stale and looks again
+    assert [(d.head, d.version) for d in after] == [(d.head, d.version + 1) for d in before]
