@@ -90,8 +90,8 @@ class Quota:
 
     pool: PoolName
     nominal_milli: int  # thousandths of a slot
-    borrowing_milli: int | None = None  # above nominal; None = no limit (used from the scheduler issue on)
-    lending_milli: int | None = None
+    borrowing_milli: int | None = None  # above nominal; None = no limit: then the quota bounds nothing in this queue
+    lending_milli: int | None = None  # None = all may be lent; no rule reads it yet, and the API takes nothing else
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,12 +56,12 @@ class NodeView(WireModel):
 
 
 class QuotaModel(WireModel):
-    """How much of one pool a queue may hold, in slots."""
+    """How much of one pool a queue may hold, in slots: `nominal`, and `borrowing` more."""
 
     pool: str
     nominal: float = Field(ge=0, le=1e9)
-    borrowing: float | None = Field(None, ge=0, le=1e9)
-    lending: float | None = Field(None, ge=0, le=1e9)
+    borrowing: float | None = Field(0.0, ge=0, le=1e9)  # None = without limit: the quota then bounds nothing here
+    lending: float | None = Field(None, ge=0, le=1e9)  # None = all; this release takes nothing else
 
 
 class QueueRequest(WireModel):

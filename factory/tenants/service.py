@@ -21,6 +21,7 @@ from factory.errors import (
     NotFoundError,
     UnauthenticatedError,
     UnknownPoolError,
+    UnsupportedError,
 )
 from factory.schemas.platform import (
     KeyCreated,
@@ -299,6 +300,10 @@ def _quotas(reader: GovernReader, wanted: Iterable[QuotaModel]) -> tuple[Quota, 
             raise UnknownPoolError(pool, known)
         if pool in quotas:
             raise InvalidRequestError(f"pool '{pool}' has two quotas", hint="give one")
+        if quota.lending is not None:
+            raise UnsupportedError(
+                f"pool '{pool}' has a lending limit; this release has none", hint="leave `lending` out"
+            )
         quotas[pool] = Quota(pool, round(quota.nominal * 1000), _milli(quota.borrowing), _milli(quota.lending))
     return tuple(quotas[pool] for pool in sorted(quotas))
 

@@ -48,6 +48,18 @@ def test_more_than_the_factory_could_ever_give_is_refused(
     assert has_no_jobs(tenant)
 
 
+def test_a_quota_without_a_borrowing_is_a_limit_and_null_is_none(tenant: Tenant, runner: Runner) -> None:
+    with tenant.server.api() as admin:
+        for borrowing, expected in (({}, 422), ({"borrowing": 1}, 201), ({"borrowing": None}, 201)):
+            queue = {"tenant": tenant.name, "quotas": [{"pool": "cpu", "nominal": 1} | borrowing]}
+            answer = admin.put(f"/queues/{tenant.name}", json=queue)
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["quotas"][0]["borrowing"] == borrowing.get("borrowing", 0)
+            assert tenant.operator.post("/jobs", json=spec(cpu=2)).status_code == expected
+        queue["quotas"][0]["lending"] = 1
+        refused(admin.put(f"/queues/{tenant.name}", json=queue), 422, "unsupported")
+
+
 def test_a_dataset_that_does_not_exist_is_refused(tenant: Tenant) -> None:
     answer = tenant.operator.post("/jobs", json=spec(inputs={"data": {"dataset": "nowhere"}}))
     refused(answer, 404, "not_found")

@@ -144,7 +144,7 @@ def list_queues() -> None:
                 v.name,
                 v.tenant,
                 v.weight,
-                ", ".join(f"{q.pool} {q.nominal:g}" for q in v.quotas) or "no limit",
+                ", ".join(f"{q.pool} {q.nominal:g}{_borrowing(q.borrowing)}" for q in v.quotas) or "no limit",
                 ", ".join(f"{pool} {used:g}" for pool, used in sorted(v.used.items()) if used) or "-",
                 v.queued,
                 v.running,
@@ -161,7 +161,13 @@ def set_queue(
     tenant: Annotated[str, typer.Option(help="Whose jobs wait here.")],
     parent: Annotated[str | None, typer.Option(help="Queue above it.")] = None,
     weight: Annotated[int, typer.Option(help="Its share above quota.")] = 1,
-    quota: Annotated[list[str] | None, typer.Option(help="POOL=NOMINAL[+BORROWING] in slots; may be repeated.")] = None,
+    quota: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="POOL=NOMINAL in slots and no more; POOL=NOMINAL+N: may borrow N; POOL=NOMINAL+: borrows without "
+            "limit. May be repeated."
+        ),
+    ] = None,
 ) -> None:
     """Create or change a queue."""
     view = _client().queues.set(
@@ -173,16 +179,25 @@ def set_queue(
         console.print(f"queue {view.name} of {view.tenant} is set")
 
 
+def _borrowing(slots: float | None) -> str:
+    """Return what follows the nominal number: nothing, "+2", or "+∞" without limit."""
+    if slots is None:
+        return "+∞"
+    return f"+{slots:g}" if slots else ""
+
+
 def _quota(text: str) -> dict[str, Any]:
     pool, sign, amount = text.partition("=")
     nominal, plus, borrowing = amount.partition("+")
     try:
         if not sign:
             raise ValueError
-        return {"pool": pool, "nominal": float(nominal)} | ({"borrowing": float(borrowing)} if plus else {})
+        without_limit = bool(plus) and borrowing in ("", "inf", "∞")
+        borrowed = None if without_limit else float(borrowing or 0)
+        return {"pool": pool, "nominal": float(nominal), "borrowing": borrowed}
     except ValueError:
         raise errors.InvalidRequestError(
-            f"'{text}' is no quota", hint="write POOL=NOMINAL or POOL=NOMINAL+BORROWING"
+            f"'{text}' is no quota", hint="write POOL=NOMINAL, POOL=NOMINAL+N, or POOL=NOMINAL+ to borrow without limit"
         ) from None
 
 
