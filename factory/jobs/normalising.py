@@ -203,12 +203,15 @@ class Normaliser:
         return version
 
     def _newest(self, dataset: DatasetName, purpose: Purpose) -> DatasetVersion:
-        """Return the latest published version; for repair also a quarantined one; else the latest there is."""
+        """Return the dataset's head; for repair the newest published or quarantined one; else the newest there is."""
         versions = self._reader.versions(self._scope, self._tenant, dataset)
         if not versions:
             self._no_dataset(dataset)
         readable = {VersionState.PUBLISHED} | ({VersionState.QUARANTINED} if purpose is Purpose.REPAIR else set())
         by_number = sorted(versions, key=lambda v: v.number)
+        published = [v for v in versions if v.state is VersionState.PUBLISHED]
+        if published and purpose is not Purpose.REPAIR:  # the head, in the order of publication (ADR 7)
+            return max(published, key=lambda v: (v.delta_version or 0, v.number))
         return next((v for v in reversed(by_number) if v.state in readable), by_number[-1])
 
     def _no_version(self, dataset: DatasetName, number: int) -> NoReturn:

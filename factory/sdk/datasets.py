@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -72,10 +73,15 @@ class DatasetVersionHandle:
 
     def wait(self, timeout_s: float | None = None) -> VersionView:
         """Block until it is published, quarantined or failed. Raises: TimeoutError."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
         handle = self.job()
         if handle is not None and self.view.state not in _SETTLED:
             handle.wait(timeout_s)
-        return self.refresh()
+        while self.refresh().state not in _SETTLED:  # its job ended after the verdict: another one publishes it
+            if deadline is not None and time.monotonic() > deadline:
+                raise TimeoutError(f"{self.ref} is {self.view.state.value} after {timeout_s:g} s: {self.view.message}")
+            time.sleep(0.5)
+        return self.view
 
     def lineage(self) -> LineageView:
         """What it came from and what came of it."""
