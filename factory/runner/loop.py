@@ -73,7 +73,6 @@ class RunnerLoop:
         self._url = url
         self._ingress_secret = ingress_secret
         self._stop_grace_s = stop_grace_s
-        self._link: Link | None = None
         self._memory = Memory()
         self._news = threading.Event()
         self._lock = threading.Lock()  # of what the observing threads write
@@ -97,10 +96,6 @@ class RunnerLoop:
         for handle in self._cluster.find_replicas():
             self._adopt(handle)
         return self.nodes()
-
-    def attach(self, link: Link) -> None:
-        """Use this line to the control plane."""
-        self._link = link
 
     def wake(self) -> None:
         """Something happened."""

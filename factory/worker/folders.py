@@ -56,16 +56,16 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def write_durably(path: Path, value: dict[str, Any], *, mode: int = 0o600) -> None:
+def write_durably(path: Path, value: dict[str, Any]) -> None:
     """Write a file that is whole or not there, and is there after a crash of the machine once this returns."""
-    temporary = _temporary(path, value, mode)
+    temporary = _temporary(path, value)
     os.replace(temporary, path)
     _sync_folder(path.parent)
 
 
-def write_once(path: Path, value: dict[str, Any], *, mode: int = 0o600) -> bool:
+def write_once(path: Path, value: dict[str, Any]) -> bool:
     """As `write_durably`, but only the first writer wins: False if the file is there already."""
-    temporary = _temporary(path, value, mode)
+    temporary = _temporary(path, value)
     try:
         os.link(temporary, path)
     except FileExistsError:
@@ -76,10 +76,10 @@ def write_once(path: Path, value: dict[str, Any], *, mode: int = 0o600) -> bool:
     return True
 
 
-def _temporary(path: Path, value: dict[str, Any], mode: int) -> Path:
+def _temporary(path: Path, value: dict[str, Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         json.dump(value, file)
         file.flush()

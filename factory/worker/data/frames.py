@@ -1,4 +1,4 @@
-"""Versions as user code likes them (pandas, Arrow, DuckDB), and what user code returns as a stream of rows."""
+"""Versions as user code likes them (pandas, Arrow), and what user code returns as a stream of rows."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import pyarrow as pa
 from factory.domain.datasets import FileEntry
 from factory.errors import InvalidRequestError
 from factory.worker.data.columns import TableStream, conforming_stream
-from factory.worker.data.tables import file_paths, open_version
+from factory.worker.data.tables import open_version
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["read_arrow", "read_pandas", "read_relation", "stream_of"]
+__all__ = ["read_arrow", "read_pandas", "stream_of"]
 
 _BATCH_ROWS = 65_536
 
@@ -37,14 +37,6 @@ def read_arrow(table_dir: Path, files: Sequence[FileEntry], *, columns: Sequence
 def read_pandas(table_dir: Path, files: Sequence[FileEntry], *, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """Return the version as a DataFrame with a range index; nulls of numeric columns are NaN."""
     return read_arrow(table_dir, files, columns=columns).to_pandas()
-
-
-def read_relation(
-    table_dir: Path, files: Sequence[FileEntry], *, connection: duckdb.DuckDBPyConnection | None = None
-) -> duckdb.DuckDBPyRelation:
-    """Return the version as a lazy DuckDB relation, on `connection` or on one of its own."""
-    paths = [str(path) for path in file_paths(table_dir, files)]
-    return (connection or duckdb.connect()).read_parquet(paths)
 
 
 def stream_of(value: object) -> TableStream:

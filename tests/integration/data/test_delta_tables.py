@@ -13,7 +13,7 @@ from deltalake import DeltaTable
 from factory.domain.ids import Digest, VersionId
 from factory.errors import ConflictError, InvalidRequestError
 from factory.worker.data.columns import TableStream
-from factory.worker.data.frames import read_arrow, read_pandas, read_relation, stream_of
+from factory.worker.data.frames import read_arrow, read_pandas, stream_of
 from factory.worker.data.tables import StagedTable, file_paths, publish, published_version, stage
 
 ONE, TWO, THREE = VersionId("dsv-1"), VersionId("dsv-2"), VersionId("dsv-3")
@@ -165,11 +165,10 @@ def test_reading_sees_missing_short_changed_and_foreign_files(tmp_path: Path) ->
         file_paths(tmp_path / "sub", [type(entry)("../" + entry.path, 1, "", 1)])
 
 
-def test_versions_read_as_pandas_arrow_and_duckdb(tmp_path: Path) -> None:
+def test_versions_read_as_pandas_and_arrow(tmp_path: Path) -> None:
     table = staged(tmp_path, ONE, a=[1, 2], b=[0.5, None])
     assert read_pandas(tmp_path, table.files)["b"].isna().tolist() == [False, True]
     assert read_arrow(tmp_path, table.files, columns=["b"]).schema.names == ["b"]
-    assert read_relation(tmp_path, table.files).aggregate("sum(a)").fetchall() == [(3,)]
     with pytest.raises(InvalidRequestError, match="no column 'c'"):
         read_arrow(tmp_path, table.files, columns=["c"])
 
