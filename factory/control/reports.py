@@ -26,7 +26,7 @@ from factory.schemas.runner import AttemptReport, ReportBatch
 
 __all__ = ["PROOFS", "Applied", "Unusable", "apply_report"]
 
-PROOFS = frozenset({"report", "agent", "runner", "pod-deleted", "self-fence"})  # DESIGN §2; "fenced" is an admin's
+PROOFS = frozenset({"report", "agent", "runner"})  # those that a runner of today can have; "fenced" is an admin's
 _HEARD_EVERY_MS = 2 * SECOND  # a sign of life is written at most so often: each write is a commit and a feed entry
 
 

@@ -58,10 +58,14 @@ def test_an_older_process_of_the_runner_is_refused_with_all_it_says(floor: Floor
 
 def test_what_is_no_fact_is_ignored_with_the_reason(floor: Floor) -> None:
     told = floor.report(
-        said("job-x.1", "ended"), said("job-a.1", "ended", proof=""), said("job-a.1", "ended", outcome=None)
+        said("job-x.1", "ended"),
+        said("job-a.1", "ended", proof=""),
+        said("job-a.1", "ended", proof="self-fence"),
+        said("job-a.1", "ended", outcome=None),
     )
     assert told.ignored == (
         ("job-x.1", Unusable.NO_SUCH_ATTEMPT),
+        ("job-a.1", Unusable.NO_PROOF),
         ("job-a.1", Unusable.NO_PROOF),
         ("job-a.1", Unusable.NO_PROOF),
     )
