@@ -110,7 +110,7 @@ class ControlPlane:
 
 
 def assemble(settings: Settings, *, hooks: CommitHooks | None = None) -> ControlPlane:
-    """Open, migrate and join everything. On SQLite the caller holds the folder's lock.
+    """Open, migrate and join everything. On SQLite the caller holds `folders_to_lock`.
 
     Raises: ConfigurationError: a file of the data folder cannot be used, or its schema is newer than this release.
     """
@@ -154,7 +154,7 @@ def assemble(settings: Settings, *, hooks: CommitHooks | None = None) -> Control
             ),
             follow=follow_aliases,
             on_ended=ended,
-            proven_dead=settings.is_sqlite,  # the folder's lock is held: no other process can lead
+            proven_dead=settings.is_sqlite,  # the database folder's lock is held: no other process can lead
         ),
         on_ended=ended,
         registry=MlflowRegistry(settings.mlflow_url) if settings.mlflow_url else None,

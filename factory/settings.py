@@ -69,7 +69,7 @@ class Settings(BaseSettings):
 
     @property
     def is_sqlite(self) -> bool:
-        """True if this folder's file lock proves that no other control plane lives."""
+        """True if the file locks of data folder and database prove that no other control plane lives."""
         return self.store_url.startswith("sqlite")
 
     @property

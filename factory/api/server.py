@@ -33,7 +33,7 @@ from factory.api.wakes import Bell, Hub
 from factory.bootstrap import ControlPlane, assemble, first_steps
 from factory.errors import ConfigurationError
 from factory.settings import Settings, check_bind
-from factory.storage.folder import FolderLock
+from factory.storage.folder import FolderLock, folders_to_lock
 from factory.storage.hooks import CommitHooks
 from factory.telemetry.logs import configure_logs
 
@@ -56,7 +56,8 @@ def run(settings: Settings) -> None:
     with ExitStack() as stack:
         if settings.is_sqlite:
             settings.data.absolute().mkdir(parents=True, exist_ok=True, mode=0o700)
-            stack.enter_context(FolderLock(settings.data.absolute()))
+            for folder in folders_to_lock(settings.data, settings.store_url):
+                stack.enter_context(FolderLock(folder))
         listener = stack.enter_context(_listen(settings))
         plane = assemble(settings, hooks=CommitHooks(after_commit=bell.ring))
         stack.callback(plane.close)

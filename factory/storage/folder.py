@@ -1,4 +1,5 @@
-"""One control plane per data folder: an exclusive lock that the kernel drops when its holder dies, however it dies.
+"""One control plane per data folder and per database file: an exclusive lock that the kernel drops when its holder
+dies, however it dies.
 
 Holding it proves that a leader before us in this folder is dead (DESIGN §1). Local file systems only, not NFS.
 """
@@ -10,9 +11,30 @@ import os
 from pathlib import Path
 from types import TracebackType
 
+from sqlalchemy.engine import make_url
+
 from factory.errors import ConfigurationError
 
-__all__ = ["FolderLock"]
+__all__ = ["FolderLock", "folders_to_lock"]
+
+
+def folders_to_lock(data: Path, database_url: str) -> tuple[Path, ...]:
+    """Return the folders whose locks prove that nobody else uses this data folder, nor this SQLite file.
+
+    Two data folders can name one database file, so its own folder is locked too where it is another one. Links are
+    followed: two names of one folder are one lock.
+
+    Raises: ConfigurationError: the URL names a file in a way (`file:…`) that does not tell which one it is.
+    """
+    name = make_url(database_url).database
+    if not name or name == ":memory:":
+        return (data.resolve(),)  # this process's own
+    if name.startswith("file:"):
+        raise ConfigurationError(
+            "a SQLite database is named by its path, not by a file: URI",
+            hint="write FACTORY_DATABASE_URL=sqlite:////folder/factory.db",
+        )
+    return tuple(dict.fromkeys((data.resolve(), Path(name).resolve().parent)))
 
 
 class FolderLock:

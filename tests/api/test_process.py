@@ -121,6 +121,20 @@ def test_a_second_server_on_the_folder_is_told_who_has_it(new_server: Callable[.
     assert httpx.get(f"{server.url}/readyz", trust_env=False).status_code == 200
 
 
+def test_a_second_server_on_the_database_is_refused_although_its_folder_is_free(
+    new_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    server = new_server()
+    server.start()
+    second = Server(tmp_path / "other" / "data", env={"FACTORY_DATABASE_URL": f"sqlite:///{server.data}/factory.db"})
+    second.data.mkdir(parents=True)
+    second.start(wait_ready=False)
+    assert second.process is not None
+    assert second.process.wait(20) != 0
+    assert server.process is not None
+    assert f"another factory (pid {server.process.pid}) runs in {server.data}" in second.log()
+
+
 def test_a_port_that_is_taken_is_said_so(new_server: Callable[..., Server]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         server = new_server(FACTORY_PORT=str(taken.getsockname()[1]))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from factory.errors import ConfigurationError
-from factory.storage.folder import FolderLock
+from factory.storage.folder import FolderLock, folders_to_lock
 
 HOLD = """
 import sys
@@ -52,3 +52,21 @@ def test_a_program_that_the_holder_starts_does_not_keep_the_lock(tmp_path: Path)
         with FolderLock(tmp_path):
             assert child.poll() is None
         child.communicate(b"\n")
+
+
+def test_two_data_folders_that_name_one_database_share_its_lock(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "shared")
+    first = folders_to_lock(tmp_path / "a", f"sqlite:///{tmp_path}/shared/factory.db")
+    second = folders_to_lock(tmp_path / "b", f"sqlite:///{tmp_path}/link/factory.db")
+    assert first == (tmp_path / "a", tmp_path / "shared")
+    with FolderLock(first[1]), pytest.raises(ConfigurationError, match="another factory"):
+        FolderLock(second[1]).acquire()
+
+
+def test_a_database_in_its_data_folder_needs_one_lock(tmp_path: Path) -> None:
+    assert folders_to_lock(tmp_path, f"sqlite:///{tmp_path}/factory.db") == (tmp_path,)
+
+
+def test_a_database_named_by_a_uri_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="by its path"):
+        folders_to_lock(tmp_path, f"sqlite:///file:{tmp_path}/factory.db?uri=true")
