@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from factory.control.ports import ControlReader, FeedKind
 from factory.domain.events import Admitted, AttemptEnded, CancelRequested, Event, PreemptRequested, Recorded
 from factory.domain.ids import AttemptId, JobId, NodeId, PoolName, QueueName
-from factory.domain.jobs import TERMINAL_STATES, Allocation, Job, JobState, Waiting
+from factory.domain.jobs import TERMINAL_STATES, Allocation, Job, JobState, Waiting, WaitReason
 from factory.domain.pools import Node, NodeState
 from factory.domain.resources import Resources
 from factory.domain.tenancy import PLATFORM, Queue
@@ -21,6 +21,7 @@ from factory.domain.time import Instant
 from factory.errors import FactoryError
 from factory.lifecycle.reconciling import Action, DesiredAttempt, DesiredState, FoundState, StartReplica
 from factory.lifecycle.stepping import step
+from factory.scheduling.explaining import Explanation
 from factory.simulation.cluster import Machine, Proc
 
 __all__ = ["Checker", "InvariantViolation"]
@@ -235,6 +236,26 @@ class Checker:
         """A batch of reports of one life of a runner was taken in."""
         if said_by != present:
             raise InvariantViolation(4, f"reports of runner process {said_by} count while {present} is there")
+
+    def explained(self, reasons: Iterable[Explanation], admitted: set[JobId], now: Instant) -> None:
+        """Every open job without a live attempt was explained, from the snapshot of a leader's whole tick.
+
+        Args:
+            admitted: what a plan of the same snapshot gives slots to.
+        """
+        startable: list[JobId] = []
+        for told in reasons:
+            job, why = self.jobs[told.job_id], told.waiting
+            if job.state is JobState.PENDING and job.hold is None:
+                raise InvariantViolation(7, f"job {job.id} is pending after a whole tick, and no row says why")
+            if why is None and told.job_id not in admitted:
+                raise InvariantViolation(7, f"job {job.id} waits ({told.state.value}) without a reason")
+            if why is not None and told.job_id in admitted and why.reason is not WaitReason.PENDING_EVALUATION:
+                raise InvariantViolation(7, f"job {job.id} would be admitted now, and is told '{why.reason.value}'")
+            if told.expected_start is not None and told.expected_start <= now:
+                startable.append(told.job_id)
+        if startable and not admitted:
+            raise InvariantViolation(7, f"{startable} are told that they fit now, and the plan admits nothing")
 
     def settled(self, why_never: Callable[[Job], Waiting | None]) -> None:
         """Nothing more is wrong with the world, and time has passed: everything has come to an end.

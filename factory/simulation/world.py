@@ -26,8 +26,9 @@ from factory.domain.time import SECOND, Instant
 from factory.errors import ConflictError, FactoryError, UnauthenticatedError
 from factory.jobs.service import JobService
 from factory.pools.service import PoolService, StaleRunnerError
+from factory.scheduling.explaining import explain
 from factory.scheduling.feasibility import check_feasible
-from factory.scheduling.planning import Plan, Policy, Preempt, plan
+from factory.scheduling.planning import Admit, Plan, Policy, Preempt, plan
 from factory.scheduling.snapshot import Snapshot
 from factory.schemas.attempt import ProgressRequest
 from factory.schemas.jobs import CommandSpec, JobSpec, RetrySpec
@@ -47,6 +48,7 @@ T = TypeVar("T")
 _TENANTS = ("mobility", "energy")
 _SETTLE_ROUNDS = 120
 _SETTLE_STEP = 5 * SECOND
+_EXPLAIN_EVERY = 12  # ticks of leaders; then every open job is asked why it is where it is
 
 
 @dataclass(slots=True)
@@ -109,6 +111,7 @@ class World:
         self._calm = True
         self._nested = False
         self._keys = 0
+        self._led = 0
         self._unanswered: list[tuple[str, TenantId, JobSpec]] = []
         self._answered: list[tuple[str, TenantId, JobSpec]] = []
         self._messages: list[_Message] = []
@@ -226,6 +229,22 @@ class World:
             self.counts["admitted"] += len(result.admitted)
             self.counts["refused"] += len(result.refused)
             self.counts["fenced"] += result.fenced
+            if result.leading and not result.fenced and not self._nested:
+                self._led += 1
+                if self._led % _EXPLAIN_EVERY == 0:
+                    self._explain_all(plane.loop.snapshot)
+
+    def _explain_all(self, snapshot: Snapshot | None) -> None:
+        """Ask for every open job's reason, as a person would, and compare with what the next plan would do."""
+        if snapshot is None:
+            return
+        now = self.clock.now()
+        waiting = [id for id, job in sorted(snapshot.jobs.items()) if not job.is_terminal and job.live_attempt is None]
+        reasons = [explain(snapshot, id, now) for id in waiting]
+        next_plan = plan(snapshot, Policy(), now)
+        admitted = {decision.job_id for decision in next_plan.decisions if isinstance(decision, Admit)}
+        self.counts["reasons asked for"] += len(reasons)
+        self.checker.explained(reasons, admitted, now)
 
     def _stall(self) -> None:
         """The process is stopped for longer than its lease, in the middle of a tick; another one takes over."""

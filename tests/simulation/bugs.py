@@ -14,12 +14,13 @@ import pytest
 from factory.control import deadlines, dispatching, loop, reports
 from factory.control.ledger import Ledger, Refusal
 from factory.domain.events import AttemptEnded
-from factory.domain.jobs import AttemptState, EndReason, Job, JobState, Outcome
+from factory.domain.jobs import AttemptState, EndReason, Job, JobState, Outcome, WaitReason
+from factory.jobs import service as jobs_service
 from factory.lifecycle import reconciling, stepping
 from factory.lifecycle.stepping import Step
+from factory.scheduling import explaining
 from factory.simulation import world as worlds
 from factory.simulation.chance import Crash
-from factory.simulation.stores import PlaneStore
 from factory.testing.memory import MemoryStore
 from factory.testing.memory_tx import MemoryTx
 
@@ -34,10 +35,13 @@ def no_epoch_check(patch: Patch) -> None:
 
 
 def acknowledged_before_commit(patch: Patch) -> None:
-    """A submit is answered when the transaction has run, not when it is on disk."""
-    real = PlaneStore.transact
+    """A submit is answered when the transaction has run, not when it is on disk.
 
-    def transact(self: PlaneStore, fn: Callable[[Any], Any], *, epoch: int | None = None) -> Any:
+    Patches the in-memory adapter's `transact`: the promise is an adapter's, and only there a commit can be left out.
+    """
+    real = MemoryStore.transact
+
+    def transact(self: MemoryStore, fn: Callable[[Any], Any], *, epoch: int | None = None) -> Any:
         answers: list[Any] = []
         try:
             return real(self, lambda tx: answers.append(fn(tx)) or answers[-1], epoch=epoch)
@@ -46,7 +50,7 @@ def acknowledged_before_commit(patch: Patch) -> None:
                 return answers[-1]
             raise
 
-    patch.setattr(PlaneStore, "transact", transact)
+    patch.setattr(MemoryStore, "transact", transact)
 
 
 def report_applied_twice(patch: Patch) -> None:
@@ -162,15 +166,39 @@ def cancel_not_final(patch: Patch) -> None:
 
 
 def token_not_revoked(patch: Patch) -> None:
-    """A worker of an attempt that ended may still write."""
-    real = worlds.World._take_effect
+    """A worker of an attempt that ended may still write. Patches `lifecycle.liveness.require_live`, where the job
+    service calls it.
+    """
 
-    def take_effect(self: Any, plane: Any, attempt: Any) -> None:
-        if plane.store.read(lambda reader: reader.job_of_attempt(worlds.PLATFORM, attempt)) is not None:
-            self.checker.effect_accepted(attempt)
-        real(self, plane, attempt)
+    def require_live(job: Job | None, attempt_id: Any) -> Any:
+        assert job is not None
+        return job, next(attempt for attempt in job.attempts if attempt.id == attempt_id)
 
-    patch.setattr(worlds.World, "_take_effect", take_effect)
+    patch.setattr(jobs_service, "require_live", require_live)
+
+
+def full_quota_not_told(patch: Patch) -> None:
+    """A job that waits for its queue's quota is told nothing. Patches `scheduling.explaining`."""
+    real = explaining._why
+
+    def why(*given: Any) -> Any:
+        told = real(*given)
+        full = told[0] is not None and told[0].reason is WaitReason.WAITING_FOR_QUOTA
+        return (None, None) if full else told
+
+    patch.setattr(explaining, "_why", why)
+
+
+def plan_forgets_small_gangs(patch: Patch) -> None:
+    """A gang of two is never planned, although it is told that it fits. Patches the planner that the loop calls."""
+    real = worlds.plan
+
+    def plan(snapshot: Any, policy: Any, now: int) -> Any:
+        found = real(snapshot, policy, now)
+        kept = [d for d in found.decisions if snapshot.jobs[d.job_id].spec.replicas != 2]
+        return replace(found, decisions=tuple(kept))
+
+    patch.setattr(worlds, "plan", plan)
 
 
 def lost_attempt_started_again(patch: Patch) -> None:
@@ -218,6 +246,8 @@ BUGS: tuple[Callable[[Patch], None], ...] = (
     orphan_not_swept,
     cancel_not_final,
     token_not_revoked,
+    full_quota_not_told,
+    plan_forgets_small_gangs,
     lost_attempt_started_again,
     silent_node_taken_for_empty,
     runner_of_before_the_restart_is_heard,
