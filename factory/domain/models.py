@@ -9,7 +9,7 @@ from factory.domain.ids import AttemptId, Digest, JobId, ModelName, TenantId, Ve
 from factory.domain.time import Instant
 from factory.errors import InvalidRequestError
 
-__all__ = ["Alias", "AliasName", "Lineage", "Model", "ModelVersion", "Promotion", "PromotionCheck", "split_reference"]
+__all__ = ["AliasName", "Lineage", "Model", "ModelVersion", "Promotion", "PromotionCheck", "split_reference"]
 
 
 class AliasName(StrEnum):
@@ -97,16 +97,6 @@ class Promotion:
     passed: bool
     checks: tuple[PromotionCheck, ...]
     against: str  # "champion v3" or "baseline week"
-
-
-@dataclass(frozen=True, slots=True)
-class Alias:
-    """Where an alias points (for reconcile)."""
-
-    tenant: TenantId
-    model: ModelName
-    alias: AliasName
-    number: int
 
 
 def split_reference(text: str) -> tuple[ModelName, int | AliasName]:

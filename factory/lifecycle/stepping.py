@@ -60,7 +60,7 @@ from factory.lifecycle.effects import (
 from factory.lifecycle.retrying import RetryReason, decide
 from factory.lifecycle.transitions import rule_for
 
-__all__ = ["Stale", "Step", "fold", "is_stale", "next_attempt_id", "record", "step", "why_stale"]
+__all__ = ["Stale", "Step", "fold", "next_attempt_id", "record", "step", "why_stale"]
 
 _UNEXPLAINED = frozenset({EndReason.WORKER_LOST, EndReason.NODE_LOST})  # a process that vanished says no more than that
 _STOP_REASONS = frozenset({EndReason.TIMED_OUT, EndReason.START_TIMEOUT, EndReason.FACTORY_STOPPED})
@@ -165,11 +165,6 @@ def why_stale(job: Job, event: Event) -> Stale | None:
     if isinstance(event, AttemptStarting | AttemptRunning) and live.stop is not None:
         return Stale.STOPPING
     return Stale.ALREADY_KNOWN
-
-
-def is_stale(job: Job, event: Event) -> bool:
-    """True if `step` would refuse the report because it comes late or twice."""
-    return why_stale(job, event) is not None
 
 
 def _submitted(event: Submitted) -> Step:

@@ -26,7 +26,7 @@ from factory.domain.ids import AttemptId, JobId, RunnerId
 from factory.domain.jobs import AttemptState, EndReason, Job, JobState, Outcome, Waiting, WaitReason
 from factory.errors import IllegalTransitionError
 from factory.lifecycle.effects import JobEnded, TokenRevoked
-from factory.lifecycle.stepping import fold, is_stale, next_attempt_id, record
+from factory.lifecycle.stepping import fold, next_attempt_id, record, why_stale
 from factory.lifecycle.transitions import RULES, rule_for, table_as_markdown
 from factory.testing import builders
 
@@ -80,7 +80,7 @@ def test_every_history_obeys_the_table_and_folds_to_its_row(data: st.DataObject,
             continue
         assert rule is not None
         assert not job.is_terminal  # rule 6
-        assert not is_stale(job, event)
+        assert why_stale(job, event) is None
         assert after.seq == job.seq + 1
         assert after.state in rule.to
         then = after.live_attempt

@@ -37,7 +37,7 @@ from factory.domain.jobs import (
 )
 from factory.errors import IllegalTransitionError
 from factory.lifecycle.effects import AttemptDesired, JobEnded, StopWanted, TokenRevoked, WakeScheduler
-from factory.lifecycle.stepping import Stale, fold, is_stale, record, step, why_stale
+from factory.lifecycle.stepping import Stale, fold, record, step, why_stale
 from factory.testing import builders
 
 HELD = builders.allocation(["n1"], pool=builders.pool())
@@ -239,7 +239,7 @@ def test_late_and_doubled_reports_are_told_apart() -> None:
     again = live(ended(EndReason.WORKER_LOST))
     assert why_stale(again, ended(EndReason.WORKER_LOST)) is Stale.ATTEMPT_ENDED
     assert why_stale(live(ended(EndReason.COMPLETED)), ended(EndReason.COMPLETED)) is Stale.JOB_ENDED
-    assert not is_stale(job, ended(EndReason.COMPLETED))
+    assert why_stale(job, ended(EndReason.COMPLETED)) is None
 
 
 def test_effects_say_what_the_shell_has_to_wake() -> None:
