@@ -293,6 +293,7 @@ def _node_view(node: Node, used: _Use, principal: Principal) -> NodeView:
         used_gpu=held.gpu_milli / 1000,
         gpu_model=node.gpu_model,
         host=node.host,
+        memory_limits=node.memory_limits,
         seen_at=node.seen_at,
         attempts=tuple(
             attempt

@@ -51,6 +51,7 @@ class NodeView(WireModel):
     used_gpu: float
     gpu_model: str = ""
     host: str = ""
+    memory_limits: str = "watchdog"  # "watchdog": the agent measures and kills; "cgroup": the kernel holds the limit
     seen_at: int
     attempts: tuple[str, ...] = ()  # of the caller's tenant only
 
