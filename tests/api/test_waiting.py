@@ -83,10 +83,12 @@ def test_wait_answers_at_the_end_and_for_asked_states(tenant: Tenant, runner: Ru
     assert (view["state"], view["result"]) == ("succeeded", {"answer": 42})
 
 
-def test_a_job_that_waits_says_why(tenant: Tenant, runner: Runner) -> None:
-    blocker = tenant.submit(cpu=60, pool="cpu")
+def test_a_job_that_waits_says_why(tenant: Tenant, server: Server) -> None:
+    runner = Runner(server, "narrow-runner", pool="narrow")  # a pool of its own: nobody else's jobs are in it
+    runner.join()
+    blocker = tenant.submit(cpu=60, pool="narrow")
     runner.wait_for(blocker)
-    job = tenant.submit(cpu=60, pool="cpu")
+    job = tenant.submit(cpu=60, pool="narrow")
     with_reason = tenant.viewer.get(f"/jobs/{job}/explain").json()
     assert with_reason["state"] == "queued"
     assert with_reason["waiting"]["reason"]
