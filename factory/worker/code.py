@@ -11,6 +11,7 @@ import os
 import secrets
 import stat
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from factory.errors import InvalidRequestError
@@ -18,6 +19,18 @@ from factory.worker.attempt import AttemptApi
 from factory.worker.folders import NodeFolder
 
 __all__ = ["fetch_code", "unpack"]
+
+_LONGEST_NAME = 255  # bytes of one name on the usual file systems
+# What a broken or strange archive makes zipfile raise: the caller's fault. Other OSErrors are the node's (disk full).
+_BROKEN = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,  # a compression method that is not built in
+    RuntimeError,  # encrypted
+    FileExistsError,
+    NotADirectoryError,
+)
 
 _MAX_ENTRIES = 10_000
 _MAX_RATIO = 100
@@ -71,7 +84,7 @@ def unpack(archive: Path, target: Path) -> None:
                         file.write(chunk)
                 if entry.external_attr >> 16 & 0o111:
                     path.chmod(0o755)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, FileExistsError, NotADirectoryError) as exc:
+    except _BROKEN as exc:
         raise InvalidRequestError(f"the bundle is no zip that can be unpacked: {exc}") from exc
 
 
@@ -86,6 +99,8 @@ def _check(entries: list[zipfile.ZipInfo], packed: int) -> None:
         kind = stat.S_IFMT(entry.external_attr >> 16)
         if path.is_absolute() or ".." in path.parts or "\\" in entry.filename or "\0" in entry.filename:
             raise InvalidRequestError(f"the bundle's entry '{entry.filename}' leaves its folder")
+        if any(len(os.fsencode(part)) > _LONGEST_NAME for part in path.parts):
+            raise InvalidRequestError(f"the bundle's entry '{entry.filename[:40]}…' has a name that is too long")
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise InvalidRequestError(f"the bundle's entry '{entry.filename}' is neither file nor folder")
         if str(path) in seen:

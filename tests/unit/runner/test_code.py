@@ -59,6 +59,21 @@ def test_a_doubled_entry_is_refused(tmp_path: Path) -> None:
         unpack(archive(tmp_path / "b.zip", ("a", b"1"), ("./a", b"2")), tmp_path / "code")
 
 
+def test_a_damaged_entry_is_the_callers_fault(tmp_path: Path) -> None:
+    path = archive(tmp_path / "b.zip", ("a.py", b"x = 1\n" * 100))
+    content = bytearray(path.read_bytes())
+    start = zipfile.ZipFile(path).infolist()[0].header_offset + 30 + len("a.py")
+    content[start : start + 4] = b"\xff\xff\xff\xff"  # no deflate block begins so
+    path.write_bytes(content)
+    with pytest.raises(InvalidRequestError, match="no zip that can be unpacked"):
+        unpack(path, tmp_path / "code")
+
+
+def test_a_name_that_no_file_system_takes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequestError, match="too long"):
+        unpack(archive(tmp_path / "b.zip", ("a" * 300, b"x")), tmp_path / "code")
+
+
 def test_what_is_no_zip_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b.zip").write_bytes(b"no zip at all")
     with pytest.raises(InvalidRequestError, match="no zip"):
