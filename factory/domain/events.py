@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from factory.domain.ids import AttemptId, JobId, RunnerId, TenantId
-from factory.domain.jobs import Allocation, GroupRef, JobSpec, Outcome, Waiting
+from factory.domain.jobs import Allocation, GroupRef, JobSpec, Outcome, PriorityClass, Waiting
 from factory.domain.time import Instant
 
 __all__ = [
@@ -17,9 +17,11 @@ __all__ = [
     "AttemptStarting",
     "AttemptUnknown",
     "CancelRequested",
+    "Checkpointed",
     "Event",
     "Held",
     "PreemptRequested",
+    "PriorityChanged",
     "Queued",
     "Recorded",
     "ResumeRequested",
@@ -86,6 +88,14 @@ class AttemptRunning:
 
 
 @dataclass(frozen=True, slots=True)
+class Checkpointed:
+    """The attempt has saved its state: what it did before is not lost if it is preempted."""
+
+    at: Instant
+    attempt_id: AttemptId
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptUnknown:
     """Its runner or node fell silent; it may be alive or dead."""
 
@@ -141,6 +151,15 @@ class StopRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class PriorityChanged:
+    """A person moved a job that waits to another priority class."""
+
+    at: Instant
+    by: str
+    priority: PriorityClass
+
+
+@dataclass(frozen=True, slots=True)
 class SuspendRequested:
     """A person holds the job."""
 
@@ -163,12 +182,14 @@ Event: TypeAlias = (
     | Admitted
     | AttemptStarting
     | AttemptRunning
+    | Checkpointed
     | AttemptUnknown
     | AttemptFound
     | AttemptEnded
     | CancelRequested
     | PreemptRequested
     | StopRequested
+    | PriorityChanged
     | SuspendRequested
     | ResumeRequested
 )

@@ -58,6 +58,7 @@ __all__ = [
     "RetryPolicy",
     "ServiceEntry",
     "Stop",
+    "Topology",
     "WaitReason",
     "Waiting",
 ]
@@ -164,6 +165,15 @@ class PriorityClass(StrEnum):
     def rank(self) -> int:
         """2, 1 or 0; higher goes first."""
         return {"high": 2, "normal": 1, "low": 0}[self.value]
+
+
+class Topology(StrEnum):
+    """How the replicas of a gang must lie to each other."""
+
+    ANY = "any"
+    ONE_NODE = "one-node"  # all on one node
+    SAME_ZONE = "same-zone"  # all in one zone; nodes without a zone count as one
+    SPREAD = "spread"  # each on a node of its own
 
 
 class RayMode(StrEnum):
@@ -306,7 +316,12 @@ class JobSpec:
     queue: QueueName
     resources: Resources  # per replica
     replicas: int = 1  # gang size
+    min_replicas: int | None = None  # it may start with so few; None = all or nothing
     pool: PoolName | None = None  # None = any pool that fits
+    flavors: tuple[str, ...] = ()  # kinds of node it may use, best first; empty = any
+    gpu_models: tuple[str, ...] = ()  # of which its GPUs must be; empty = any
+    topology: Topology = Topology.ANY
+    estimate_s: int | None = None  # how long it is expected to run in all, as declared
     priority: PriorityClass = PriorityClass.NORMAL
     inputs: tuple[DatasetInput, ...] = ()
     outputs: tuple[DatasetOutput, ...] = ()
@@ -389,6 +404,7 @@ class Attempt:
     outcome: Outcome | None = None
     proof: str = ""  # which proof of death ended it: "report", "agent", "runner", "pod-deleted", "self-fence", "fenced"
     code_digest: str = ""  # digest of the code that ran, as the worker computed it
+    checkpointed_at: Instant | None = None  # of its last checkpoint: what came before is not lost by a preemption
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ class Pool:
     runner: RunnerId
     isolation: Isolation = Isolation.SHARED
     tenant: TenantId | None = None  # set if isolation is TENANT
+    policy: str = "fair"  # in which order jobs get its slots: a name of `scheduling.policies`
     self_fence_s: int | None = None  # see DESIGN §2, proof of death; None = off
     version: int = 0  # optimistic guard, one more per write
 

@@ -91,7 +91,7 @@ class Quota:
     pool: PoolName
     nominal_milli: int  # thousandths of a slot
     borrowing_milli: int | None = None  # above nominal; None = no limit: then the quota bounds nothing in this queue
-    lending_milli: int | None = None  # None = all may be lent; no rule reads it yet, and the API takes nothing else
+    lending_milli: int | None = None  # of nominal, while the queue does not need it; None = all may be lent
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,9 +24,11 @@ from factory.domain.events import (
     AttemptStarting,
     AttemptUnknown,
     CancelRequested,
+    Checkpointed,
     Event,
     Held,
     PreemptRequested,
+    PriorityChanged,
     Queued,
     Recorded,
     ResumeRequested,
@@ -197,9 +199,12 @@ def _move(job: Job, live: Attempt | None, event: Event) -> Step:
             return _suspend(job, live, event)
         case ResumeRequested():
             return _resume(job, event)
+        case PriorityChanged():
+            return Step(replace(job, spec=replace(job.spec, priority=event.priority)), (WakeScheduler(),))
         case (
             AttemptStarting()
             | AttemptRunning()
+            | Checkpointed()
             | AttemptUnknown()
             | AttemptFound()
             | StopRequested()
@@ -219,6 +224,7 @@ def _move_attempt(
     live: Attempt,
     event: AttemptStarting
     | AttemptRunning
+    | Checkpointed
     | AttemptUnknown
     | AttemptFound
     | StopRequested
@@ -234,6 +240,8 @@ def _move_attempt(
             up = replace(live, state=AttemptState.RUNNING, starting_at=started, running_at=event.at)
             up = replace(up, code_digest=event.code_digest or live.code_digest)
             return Step(_to(_with(job, up), JobState.RUNNING, event.at))
+        case Checkpointed():
+            return Step(_with(job, replace(live, checkpointed_at=event.at)))
         case AttemptUnknown():
             return Step(_with(job, replace(live, state=AttemptState.UNKNOWN)))
         case AttemptFound():
