@@ -23,7 +23,7 @@ from factory.control.view import View, build, catch_up
 from factory.datasets.service import DatasetService
 from factory.datasets.settling import settle
 from factory.datasets.tables import LocalTables
-from factory.domain.ids import TenantId
+from factory.domain.ids import KeyId, TenantId
 from factory.domain.jobs import Job
 from factory.domain.pools import NodeState
 from factory.domain.resources import Resources
@@ -55,6 +55,7 @@ CONTROL = Principal("control", Role.PLATFORM, None)  # who the control plane its
 DEFAULT_TENANT = TenantId("default")
 ADMIN_KEY = "admin.key"  # in <data>/run: shown once by the supervisor, who removes it
 RUNNER_KEY = "runner.key"  # in <data>/run
+_OWN_RUNNER = "runner of this machine"  # title of that key
 _BASE32 = "0123456789abcdefghijklmnopqrstuv"  # base32hex sorts as the number does
 
 
@@ -210,7 +211,11 @@ def _runner_key(plane: ControlPlane, now: Instant) -> None:
             return
     except (OSError, UnicodeDecodeError, UnauthenticatedError):
         pass  # missing, or of an earlier database: a new one is made
-    made = plane.tenants.create_key(CONTROL, KeyRequest(role=Role.RUNNER, title="runner of this machine"), now=now)
+    if plane.settings.is_sqlite:  # one control plane: nobody else has made one. The lost one's end frees its runner
+        for key in plane.tenants.list_keys(CONTROL):
+            if key.role is Role.RUNNER and key.title == _OWN_RUNNER and key.revoked_at is None:
+                plane.tenants.revoke_key(CONTROL, KeyId(key.id), now=now)
+    made = plane.tenants.create_key(CONTROL, KeyRequest(role=Role.RUNNER, title=_OWN_RUNNER), now=now)
     _write_private(path, made.secret)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from factory.domain.ids import NodeId, PoolName, RunnerId, TenantId
+from factory.domain.ids import KeyId, NodeId, PoolName, RunnerId, TenantId
 from factory.domain.resources import Resources
 from factory.domain.time import Instant
 
@@ -81,4 +81,5 @@ class Runner:
     ingress_url: str = ""  # where its endpoints answer, e.g. http://127.0.0.1:9000
     release: str = ""  # factory version of the runner
     ray_version: str = ""
+    key: KeyId | None = None  # the one key that speaks for it, since its first join (pools/runners.py)
     version: int = 0

@@ -119,3 +119,7 @@ class Key:
     expires_at: Instant | None = None
     revoked_at: Instant | None = None
     version: int = 0
+
+    def is_valid(self, now: Instant) -> bool:
+        """True if it is neither revoked nor over."""
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from factory.domain.ids import NodeId, PoolName, RunnerId, TenantId
+from factory.domain.ids import KeyId, NodeId, PoolName, RunnerId, TenantId
 from factory.domain.jobs import Job
 from factory.domain.pools import Node, Pool, Runner
-from factory.domain.tenancy import Scope
+from factory.domain.tenancy import Key, Scope
 from factory.domain.time import Instant
 
 __all__ = ["FleetReader", "FleetStore", "FleetTx", "PoolReader", "PoolStore", "PoolTx"]
@@ -53,15 +53,19 @@ class PoolStore(Protocol):
 
 
 class FleetReader(PoolReader, Protocol):
-    """Pools, and the jobs that use them."""
+    """Pools, the jobs that use them, and the keys that runners join with."""
 
     def open_jobs(self, scope: Scope) -> tuple[Job, ...]: ...
+
+    def key(self, scope: Scope, key_id: KeyId) -> Key | None: ...
 
 
 class FleetTx(PoolTx, Protocol):
     """The same with writes."""
 
     def open_jobs(self, scope: Scope) -> tuple[Job, ...]: ...
+
+    def key(self, scope: Scope, key_id: KeyId) -> Key | None: ...
 
     def put_audit(
         self, at: Instant, principal: str, tenant: TenantId | None, action: str, detail_json: str

@@ -13,7 +13,8 @@ from factory.domain.resources import Resources
 from factory.domain.tenancy import PLATFORM, Principal, Role
 from factory.domain.time import SECOND, Instant
 from factory.errors import ConflictError, InvalidRequestError, NotFoundError, UnsupportedError
-from factory.pools.ports import FleetReader, FleetStore, FleetTx, PoolReader, PoolTx
+from factory.pools.ports import FleetReader, FleetStore, FleetTx, PoolTx
+from factory.pools.runners import StaleRunnerError, binding, current_runner
 from factory.schemas.common import PROTOCOL
 from factory.schemas.platform import NodeView, PoolView
 from factory.schemas.runner import JoinRequest, NodeReport
@@ -21,26 +22,6 @@ from factory.schemas.runner import JoinRequest, NodeReport
 __all__ = ["PoolService", "StaleRunnerError", "apply_nodes", "current_runner"]
 
 _SEEN_EVERY_MS = 10 * SECOND  # a node's sign of life is written at most so often: each write is a feed entry
-
-
-class StaleRunnerError(ConflictError):
-    """A newer process of this runner has joined, or it never joined: this one must join again or stop."""
-
-    code = "stale_runner"
-
-
-def current_runner(reader: PoolReader, runner: RunnerId, incarnation: str) -> Runner:
-    """Return the runner if `incarnation` is the present one. Raises: StaleRunnerError."""
-    for found in reader.runners(PLATFORM):
-        if found.id == runner and found.incarnation == incarnation:
-            return found
-        if found.id == runner:
-            raise StaleRunnerError(
-                f"a newer process of runner '{runner}' has joined",
-                hint="stop this one; what runs is adopted by the newer one",
-                facts={"runner": runner},
-            )
-    raise StaleRunnerError(f"runner '{runner}' has not joined", hint="join first", facts={"runner": runner})
 
 
 def apply_nodes(tx: PoolTx, runner: Runner, reports: Sequence[NodeReport], now: Instant) -> tuple[Node, ...]:
@@ -87,7 +68,8 @@ class PoolService:
     def join(self, principal: Principal, request: JoinRequest, *, now: Instant) -> Runner:
         """A runner process starts (role runner or platform); every older process of it is stale from now on.
 
-        Raises: ForbiddenError; UnsupportedError: it speaks another protocol; ConflictError: see `apply_nodes`.
+        Raises: UnsupportedError: it speaks another protocol; ForbiddenError, ConflictError: see `runners.binding`;
+        ConflictError: see `apply_nodes`.
         """
         principal.require(Role.RUNNER, Role.PLATFORM)
         if request.protocol != PROTOCOL:
@@ -101,6 +83,7 @@ class PoolService:
 
         def work(tx: FleetTx) -> Runner:
             known = {r.id: r for r in tx.runners(PLATFORM)}.get(RunnerId(request.runner))
+            key = binding(tx, principal, RunnerId(request.runner), now)
             joined = tx.put_runner(
                 Runner(
                     id=RunnerId(request.runner),
@@ -109,13 +92,14 @@ class PoolService:
                     ingress_url=request.ingress_url or (known.ingress_url if known is not None else ""),
                     release=request.release,
                     ray_version=request.ray_version,
+                    key=key,
                     version=known.version if known is not None else 0,
                 )
             )
             if request.nodes:  # none yet: the first report names them, and what ran before is not lost until then
                 apply_nodes(tx, joined, request.nodes, now)
-            if known is None or known.incarnation != request.incarnation:
-                detail = json.dumps({"runner": request.runner, "incarnation": request.incarnation})
+            if known is None or (known.incarnation, known.key) != (request.incarnation, key):
+                detail = json.dumps({"runner": request.runner, "incarnation": request.incarnation, "key": key})
                 tx.put_audit(now, principal.id, None, "runner.join", detail)
             return joined
 

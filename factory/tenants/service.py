@@ -77,7 +77,7 @@ class TenantService:
             if len(self._known) >= _CACHE_SIZE:
                 self._known.clear()
             self._known[digest] = known
-        if not _is_valid(known.key, now):
+        if not known.key.is_valid(now):
             raise _unauthenticated()
         return Principal(known.key.id, known.key.role, known.key.tenant)
 
@@ -140,7 +140,7 @@ class TenantService:
         return {
             key.digest: key.tenant or "*"
             for key in sorted(keys, key=lambda k: k.digest)
-            if key.role in _CALLERS and _is_valid(key, now)
+            if key.role in _CALLERS and key.is_valid(now)
         }
 
     # --- tenants ----------------------------------------------------------------------------------------------------
@@ -321,10 +321,6 @@ def _check_name(name: str, what: str) -> None:
         raise InvalidRequestError(
             f"'{name}' is no name for {what}", hint="use small letters, digits and '-', at most 63 characters"
         )
-
-
-def _is_valid(key: Key, now: Instant) -> bool:
-    return key.revoked_at is None and (key.expires_at is None or now < key.expires_at)
 
 
 def _unauthenticated() -> UnauthenticatedError:

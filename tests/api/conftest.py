@@ -154,10 +154,13 @@ def node(name: str, *, pool: str = "cpu", cpu: int = 64) -> dict[str, Any]:
 class Runner:
     """A runner: joins one cluster of one node, and says what the test wants it to say."""
 
-    def __init__(self, server: Server, name: str = "runner-1", *, pool: str = "cpu") -> None:
+    def __init__(self, server: Server, name: str = "runner-1", *, pool: str = "cpu", key: str | None = None) -> None:
         self.name = name
         self.node = node(f"{name}-node", pool=pool)
-        self.http = server.api((server.data / "run" / "runner.key").read_text())
+        if key is None and name == "runner-1":
+            key = (server.data / "run" / "runner.key").read_text()
+        self.key = key or server.key("runner")
+        self.http = server.api(self.key)
         self.incarnation = f"inc-{next(_names)}"
         self.revision = ""
 

@@ -147,11 +147,14 @@ def test_a_port_that_is_taken_is_said_so(new_server: Callable[..., Server]) -> N
 def test_a_lost_runner_key_is_made_anew(new_server: Callable[..., Server]) -> None:
     server = new_server()
     server.start()
+    Runner(server).join()  # the lost key is bound to the runner: its end frees it
     server.stop()
     path = server.data / "run" / "runner.key"
     path.write_text("fak_damaged0_" + "x" * 43)
     server.start()
     Runner(server).join()
+    keys = [k for k in server.api().get("/keys").json()["items"] if k["role"] == "runner"]
+    assert sorted(k["revoked_at"] is None for k in keys) == [False, True]
 
 
 def test_the_admin_key_is_made_once(new_server: Callable[..., Server]) -> None:

@@ -98,7 +98,8 @@ def test_a_job_that_waits_says_why(tenant: Tenant, server: Server) -> None:
 
 
 def test_an_older_runner_process_is_told_to_stop(server: Server) -> None:
-    old, new = Runner(server, "twice-runner", pool="twice"), Runner(server, "twice-runner", pool="twice")
+    old = Runner(server, "twice-runner", pool="twice")
+    new = Runner(server, "twice-runner", pool="twice", key=old.key)
     old.join()
     new.join()
     answer = old.report()

@@ -17,12 +17,12 @@ from factory.api.routes.datasets import RAW_BODY
 from factory.api.serving import Serving, plane_of, serving_of
 from factory.api.wakes import FLEET, logs_topic
 from factory.control.desired import Desired, revision_of, runner_desired
-from factory.control.ports import ControlReader
+from factory.control.ports import ControlReader, ControlTx
 from factory.control.reports import Applied, apply_report
 from factory.domain.ids import AttemptId, RunnerId
 from factory.domain.tenancy import PLATFORM, Principal, Role
 from factory.errors import NotFoundError, StaleWriteError
-from factory.pools.service import current_runner
+from factory.pools.runners import own_attempt, own_runner
 from factory.schemas.common import PROTOCOL
 from factory.schemas.runner import (
     DesiredAttempt,
@@ -62,7 +62,7 @@ def join(request: Request, body: JoinRequest, principal: RunnerKey) -> JoinReply
 @router.get("/runner/desired")
 async def desired(
     request: Request,
-    _principal: RunnerKey,
+    principal: RunnerKey,
     runner: str,
     incarnation: str,
     after: str = "",
@@ -74,7 +74,7 @@ async def desired(
     deadline = time.monotonic() + min(wait_s, serving.plane.settings.poll_s)
     with hub.subscribe(FLEET) as news:
         while True:
-            wish = await run_sync(lambda: _wish(serving, RunnerId(runner), incarnation))
+            wish = await run_sync(lambda: _wish(serving, principal, RunnerId(runner), incarnation))
             revision = revision_of(wish)
             left = deadline - time.monotonic()
             if revision != after or left <= 0 or hub.is_closed:
@@ -83,14 +83,18 @@ async def desired(
 
 
 @router.post("/runner/reports")
-def reports(request: Request, batch: ReportBatch, _principal: RunnerKey) -> ReportReply:
+def reports(request: Request, batch: ReportBatch, principal: RunnerKey) -> ReportReply:
     """Facts since the last batch. A late or doubled one changes nothing and is no error."""
     plane = plane_of(request)
+
+    def work(tx: ControlTx) -> Applied:
+        own_runner(tx, principal, RunnerId(batch.runner), batch.incarnation)
+        return apply_report(tx, batch, plane.clock.now(), plane.on_ended)
 
     def take() -> Applied:
         for left in range(_TRIES - 1, -1, -1):
             try:
-                return plane.store.transact(lambda tx: apply_report(tx, batch, plane.clock.now(), plane.on_ended))
+                return plane.store.transact(work)
             except StaleWriteError:
                 if not left:
                     raise
@@ -108,7 +112,7 @@ def reports(request: Request, batch: ReportBatch, _principal: RunnerKey) -> Repo
 @router.post("/runner/logs", openapi_extra=RAW_BODY, responses=problem_responses(413))
 async def append_log(
     request: Request,
-    _principal: RunnerKey,
+    principal: RunnerKey,
     attempt: str,
     rank: Rank,
     stream: Stream,
@@ -120,7 +124,7 @@ async def append_log(
     data = b"".join([chunk async for chunk in limited(request, limit, "log chunks")])
 
     def store() -> int:
-        _known(serving, attempt)
+        _known(serving, principal, attempt)
         return serving.logs.append(attempt, (rank, stream), offset, data)
 
     following = await run_sync(store)
@@ -131,10 +135,10 @@ async def append_log(
 
 
 @router.get("/runner/logs")
-def log_offset(request: Request, _principal: RunnerKey, attempt: str, rank: Rank, stream: Stream) -> LogReply:
+def log_offset(request: Request, principal: RunnerKey, attempt: str, rank: Rank, stream: Stream) -> LogReply:
     """How much of a stream is stored."""
     serving = serving_of(request)
-    _known(serving, attempt)
+    _known(serving, principal, attempt)
     return LogReply(next_offset=serving.logs.next_offset(attempt, (rank, stream)))
 
 
@@ -145,21 +149,24 @@ def _observe_wait(serving: Serving, attempt: AttemptId) -> None:
         serving.plane.metrics.queue_wait.observe(max(0, first.running_at - job.submitted_at) / 1000)
 
 
-def _known(serving: Serving, attempt: str) -> None:
+def _known(serving: Serving, principal: Principal, attempt: str) -> None:
+    """Go on only with an attempt of the caller's runner. Raises: NotFoundError."""
     # the id becomes part of an object's key: it has an attempt's form, and there is one
     if not _ATTEMPT.fullmatch(attempt):
         raise NotFoundError("attempt", attempt[:100])
-    found = serving.plane.store.read(lambda tx: tx.job_of_attempt(PLATFORM, AttemptId(attempt)))
-    if found is None or all(a.id != attempt for a in found.attempts):
+    found = serving.plane.store.read(
+        lambda tx: own_attempt(tx, principal, tx.job_of_attempt(PLATFORM, AttemptId(attempt)), attempt)
+    )
+    if found is None:
         raise NotFoundError("attempt", attempt)
 
 
-def _wish(serving: Serving, runner: RunnerId, incarnation: str) -> Desired:
+def _wish(serving: Serving, principal: Principal, runner: RunnerId, incarnation: str) -> Desired:
     plane = serving.plane
     keys = tuple(sorted(plane.tenants.ingress_keys(now=plane.clock.now()).items()))
 
     def look(reader: ControlReader) -> Desired:
-        current_runner(reader, runner, incarnation)
+        own_runner(reader, principal, runner, incarnation)
         return runner_desired(reader, runner, warm_per_node=plane.settings.warm_per_node, keys=keys)
 
     return plane.store.read(look)

@@ -28,7 +28,6 @@ from factory.testing.builders import node, pool
 from .world import ANNA, NOW, PAUL, ROOT, World, command
 
 ADMIN = Principal("ada", Role.ADMIN, TenantId("mobility"))
-RUNNER = Principal("runner", Role.RUNNER, None)
 
 
 def actions(world: World) -> list[str]:
@@ -215,11 +214,18 @@ def report(id: str = "g1", **changes: Any) -> NodeReport:
     return NodeReport(**{**fields, **changes})
 
 
-def join(world: World, *reports: NodeReport, runner: str = "gpus", incarnation: str = "one", **fields: Any) -> None:
+def join(
+    world: World,
+    *reports: NodeReport,
+    runner: str = "gpus",
+    incarnation: str = "one",
+    who: Principal | None = None,
+    **fields: Any,
+) -> None:
     request = JoinRequest(
         runner=runner, incarnation=incarnation, release="0.1", ray_version="2.60", nodes=reports, **fields
     )
-    world.pools.join(RUNNER, request, now=NOW)
+    world.pools.join(who or Principal(f"key-of-{runner}", Role.RUNNER, None), request, now=NOW)
 
 
 def apply(world: World, *reports: NodeReport, now: int = NOW, incarnation: str = "one") -> list[tuple[str, NodeState]]:
