@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
         arguments.remove("--json")
         output.set_json(True)
     program: tuple[str, ...] = ()
-    if arguments[:2] == ["jobs", "submit"] and "--" in arguments:
+    if arguments[:2] in (["jobs", "submit"], ["jobs", "plan"]) and "--" in arguments:
         at = arguments.index("--")
         program, arguments = tuple(arguments[at + 1 :]), arguments[:at]
     try:

@@ -109,6 +109,7 @@ class Normaliser:
             )
         queue = self.queue(asked.queue)
         pool = self.pool(asked.pool)
+        flavors = self._flavors(asked.flavors, pool)
         read = [(self._pin(name, given), given.purpose, name) for name, given in sorted(asked.inputs.items())]
         entry, manifest = self._entry(asked)
         if manifest is not None:
@@ -122,7 +123,12 @@ class Normaliser:
             queue=queue,
             resources=to_resources(asked.cpu, asked.memory, asked.gpu),
             replicas=asked.replicas,
+            min_replicas=asked.min_replicas,
             pool=pool,
+            flavors=flavors,
+            gpu_models=tuple(dict.fromkeys(asked.gpu_models)),
+            topology=asked.topology,
+            estimate_s=asked.estimate_s,
             priority=asked.priority,
             inputs=tuple(DatasetInput(name, v.dataset, v.number, v.id, purpose) for v, purpose, name in read),
             outputs=outputs,
@@ -154,6 +160,26 @@ class Normaliser:
         if name is not None and name not in self._usable():
             raise UnknownPoolError(name, self._usable())
         return PoolName(name) if name is not None else None
+
+    def _flavors(self, asked: Iterable[str], pool: PoolName | None) -> tuple[str, ...]:
+        """Return the flavors in their order, each once. Raises: InvalidRequestError: a pool here has none of it."""
+        flavors = tuple(dict.fromkeys(asked))
+        pools = self._usable()
+        known = sorted({p.flavor.name for p in pools.values()})
+        for flavor in flavors:
+            if pools and flavor not in known:  # before any runner has joined, nothing is known of what will be there
+                raise InvalidRequestError(
+                    f"flavors: there is no flavor '{flavor}'{did_you_mean(flavor, known)}",
+                    hint=f"flavors here: {', '.join(known)} (see: factory pools)",
+                    facts={"field": "flavors", "flavor": flavor, "known": known},
+                )
+        if flavors and pool is not None and (own := pools[pool].flavor.name) not in flavors:
+            raise InvalidRequestError(
+                f"flavors: pool '{pool}' is of flavor '{own}', which is not one of {', '.join(flavors)}",
+                hint="leave out `pool`, or name its flavor",
+                facts={"field": "flavors", "pool": pool, "flavor": own},
+            )
+        return flavors
 
     def pool_for(self, contract: Contract, pool: PoolName | None) -> PoolName | None:
         """Return where a platform job may handle data of this class: above `internal` only an own pool (DESIGN §1)."""

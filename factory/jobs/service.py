@@ -18,6 +18,7 @@ from factory.domain.events import (
     AttemptEnded,
     CancelRequested,
     Event,
+    PriorityChanged,
     ResumeRequested,
     Submitted,
     SuspendRequested,
@@ -31,6 +32,7 @@ from factory.domain.jobs import (
     Job,
     JobState,
     Outcome,
+    PriorityClass,
     RetryPolicy,
     Waiting,
 )
@@ -68,6 +70,14 @@ __all__ = ["JobService", "LiveAttempt", "Submission"]
 BATCH_LIMIT = 1000
 _ROUTE = "POST /jobs"  # a key of a batch is a key of its items: the same job may come either way
 _KEY_LENGTH = 200
+# fields of the spec that the first release did not have, and their defaults as they stand in JSON
+_LATER_FIELDS: dict[str, object] = {
+    "min_replicas": None,
+    "flavors": [],
+    "gpu_models": [],
+    "topology": "any",
+    "estimate_s": None,
+}
 _PUBLISH_RETRY = RetryPolicy(max_retries=10, user_errors=True)  # with the back-off's cap about five minutes in all
 _INGEST = Resources(cpu_milli=1000, memory_bytes=GIB)  # of one ingest job; DuckDB spills to disk above it
 
@@ -289,6 +299,29 @@ class JobService:
         """Let it go on. Raises: NotFoundError, IllegalTransitionError."""
         return self._change(principal, job_id, lambda _: ResumeRequested(now, principal.id), now)
 
+    def set_priority(self, principal: Principal, job_id: JobId, priority: PriorityClass, *, now: Instant) -> Job:
+        """Move a job that waits to another priority class; one that has it already is returned as it is.
+
+        Raises: NotFoundError; ConflictError: it runs, or has ended.
+        """
+
+        def event(job: Job) -> Event | None:
+            if job.is_terminal:
+                raise ConflictError(
+                    f"job {job.id} has already {views.spoken(job.state)}: its priority decides nothing any more",
+                    hint="submit it again with the priority that it shall have",
+                    facts={"state": job.state},
+                )
+            if job.live_attempt is not None:
+                raise ConflictError(
+                    f"job {job.id} is {job.state.value}: a priority decides when a job starts, and this one has slots",
+                    hint="it can be changed when the job waits again (after a preemption or a retry)",
+                    facts={"state": job.state},
+                )
+            return None if job.spec.priority is priority else PriorityChanged(now, principal.id, priority)
+
+        return self._change(principal, job_id, event, now)
+
     def fence_node(self, principal: Principal, node: NodeId, *, reason: str, now: Instant) -> tuple[Job, ...]:
         """An admin says that nothing runs on the node any more: ends its attempts with proof "fenced" (audited).
 
@@ -448,7 +481,11 @@ def _replay(tx: SubmissionTx, principal: Principal, known: IdempotencyRecord, fi
 
 
 def _fingerprint(spec: JobSpec) -> str:
-    text = json.dumps(spec.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    body = spec.model_dump(mode="json")
+    for name, default in _LATER_FIELDS.items():
+        if body[name] == default:  # a key that the first release took still names the same body
+            del body[name]
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
