@@ -33,7 +33,7 @@ from factory.errors import (
 )
 from factory.quality.contracts import contract_digest, contract_from_mapping
 from factory.schemas.common import Page
-from factory.schemas.datasets import DatasetView, RegisterRequest, UploadView, VersionView
+from factory.schemas.datasets import DatasetView, FindUploadRequest, RegisterRequest, UploadView, VersionView
 
 __all__ = ["FORMATS", "DatasetService", "Registration"]
 
@@ -98,6 +98,18 @@ class DatasetService(DatasetAttempts):
                 self._objects.delete(begun.object_key)
                 self._store.transact(lambda tx: tx.delete_upload(begun))
             raise
+
+    def find_upload(self, principal: Principal, request: FindUploadRequest) -> UploadView:
+        """Return the tenant's own upload of these bytes, so that they need not be sent again (never another's: rule 9).
+
+        Raises: NotFoundError: this tenant did not upload them, or they were forgotten.
+        """
+        principal.require(*WRITERS)
+        tenant = principal.acting_tenant()
+        found = self._store.read(lambda r: r.upload_by_digest(Scope(tenant), tenant, request.sha256, request.format))
+        if found is None or found.size_bytes != request.size_bytes:
+            raise NotFoundError("upload", request.sha256, hint="upload the file: POST /api/v1/uploads")
+        return views.upload_view(found)
 
     def register(
         self, principal: Principal, name: DatasetName, request: RegisterRequest, *, now: Instant
