@@ -24,7 +24,7 @@ from factory.control.applying import apply_event
 from factory.control.deadlines import overdue, silent_from, unknown
 from factory.control.dispatching import Dispatched, dispatch
 from factory.control.endpoints import Kept, keep_endpoints
-from factory.control.gates import Doomed, Open, judge
+from factory.control.gates import Doomed, Open, judge, pool_key
 from factory.control.ledger import Refusal
 from factory.control.ports import ControlStore, ControlTx, Lease, ReplicaSubmitter
 from factory.control.view import Changed, View, build, catch_up
@@ -224,6 +224,8 @@ class ControlLoop:
             self._endpoints_dirty |= any(job is not None and job.group is not None for job in (before, after))
         for id in changed.versions:
             self._agenda.stir(id)
+        for name in changed.pools:
+            self._agenda.stir(pool_key(name))
         self._agenda.fleet_changed |= changed.fleet
         self._endpoints_dirty |= changed.endpoints or changed.models
         self._aliases_dirty |= changed.endpoints or changed.models

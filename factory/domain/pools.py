@@ -48,7 +48,8 @@ class Pool:
     isolation: Isolation = Isolation.SHARED
     tenant: TenantId | None = None  # set if isolation is TENANT
     policy: str = "fair"  # in which order jobs get its slots: a name of `scheduling.policies`
-    self_fence_s: int | None = None  # see DESIGN §2, proof of death; None = off
+    self_fence_s: int | None = None  # see DESIGN §2, proof of death; None = off; changes only while nothing runs there
+    set_by: str = ""  # key of the admin who set isolation or self-fence; "" = they are as its runner's join says
     version: int = 0  # optimistic guard, one more per write
 
 
@@ -81,5 +82,8 @@ class Runner:
     ingress_url: str = ""  # where its endpoints answer, e.g. http://127.0.0.1:9000
     release: str = ""  # factory version of the runner
     ray_version: str = ""
+    isolation: Isolation = Isolation.SHARED  # as its join says; what counts is the pool's
+    tenant: TenantId | None = None
+    self_fence_s: int | None = None
     key: KeyId | None = None  # the one key that speaks for it, since its first join (pools/runners.py)
     version: int = 0

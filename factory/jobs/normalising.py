@@ -183,7 +183,7 @@ class Normaliser:
 
     def pool_for(self, contract: Contract, pool: PoolName | None) -> PoolName | None:
         """Return where a platform job may handle data of this class: above `internal` only an own pool (DESIGN §1)."""
-        if pool is None and _is_sensitive(contract):
+        if pool is None and gating.is_sensitive(contract):
             own = sorted(p.name for p in self._usable().values() if p.isolation is Isolation.TENANT)
             pool = own[0] if own else None
         self._check_data_class([contract], pool)
@@ -366,7 +366,7 @@ class Normaliser:
         return before
 
     def _check_data_class(self, contracts: Collection[Contract], pool: PoolName | None) -> None:
-        sensitive = sorted({c.data_class for c in contracts if _is_sensitive(c)}, key=DATA_CLASSES.index)
+        sensitive = sorted({c.data_class for c in contracts if gating.is_sensitive(c)}, key=DATA_CLASSES.index)
         if not sensitive:
             return
         where = None if pool is None else self._usable()[pool]
@@ -375,7 +375,9 @@ class Normaliser:
             place = "no pool is named" if pool is None else f"pool '{pool}' is shared with other tenants"
             raise InvalidRequestError(
                 f"data of class '{sensitive[-1]}' is handled only on a pool of the tenant's own; {place}",
-                hint=f"set pool='{own[0]}'" if own else "ask an operator for a pool with isolation = tenant",
+                hint=f"set pool='{own[0]}'"
+                if own
+                else f"ask an operator for one: factory pools set POOL --isolation tenant --tenant {self._tenant}",
                 facts={"data_class": sensitive[-1], "pools": own},
             )
 
@@ -444,10 +446,6 @@ def _environment(env: dict[str, str]) -> tuple[tuple[str, str], ...]:
                 f"env may not set '{name}': names that begin with FACTORY_ belong to the factory", hint="choose another"
             )
     return tuple(sorted(env.items()))
-
-
-def _is_sensitive(contract: Contract) -> bool:
-    return DATA_CLASSES.index(contract.data_class) > DATA_CLASSES.index("internal")
 
 
 def _json(value: object, what: str, *, sort: bool = True) -> str:

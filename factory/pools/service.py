@@ -13,13 +13,15 @@ from factory.domain.resources import Resources
 from factory.domain.tenancy import PLATFORM, Principal, Role
 from factory.domain.time import SECOND, Instant
 from factory.errors import ConflictError, InvalidRequestError, NotFoundError, UnsupportedError
+from factory.pools.governing import Governed, as_joined, check_owner, govern, new_pool
 from factory.pools.ports import FleetReader, FleetStore, FleetTx, PoolTx
 from factory.pools.runners import StaleRunnerError, binding, current_runner
 from factory.schemas.common import PROTOCOL
 from factory.schemas.platform import NodeView, PoolView
+from factory.schemas.pools import PoolSettings
 from factory.schemas.runner import JoinRequest, NodeReport
 
-__all__ = ["PoolService", "StaleRunnerError", "apply_nodes", "current_runner"]
+__all__ = ["Joined", "PoolService", "StaleRunnerError", "apply_nodes", "current_runner"]
 
 _SEEN_EVERY_MS = 10 * SECOND  # a node's sign of life is written at most so often: each write is a feed entry
 
@@ -59,13 +61,21 @@ def apply_nodes(tx: PoolTx, runner: Runner, reports: Sequence[NodeReport], now: 
     return tuple(changed)
 
 
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """The runner, and what of its join did not take effect."""
+
+    runner: Runner
+    notes: tuple[str, ...] = ()
+
+
 class PoolService:
     """What there is to share."""
 
     def __init__(self, store: FleetStore) -> None:
         self._store = store
 
-    def join(self, principal: Principal, request: JoinRequest, *, now: Instant) -> Runner:
+    def join(self, principal: Principal, request: JoinRequest, *, now: Instant) -> Joined:
         """A runner process starts (role runner or platform); every older process of it is stale from now on.
 
         Raises: UnsupportedError: it speaks another protocol; ForbiddenError, ConflictError: see `runners.binding`;
@@ -81,7 +91,7 @@ class PoolService:
         if not is_name(request.runner) or not request.incarnation:
             raise InvalidRequestError(f"'{request.runner}' is no name for a runner, or its incarnation is empty")
 
-        def work(tx: FleetTx) -> Runner:
+        def work(tx: FleetTx) -> Joined:
             known = {r.id: r for r in tx.runners(PLATFORM)}.get(RunnerId(request.runner))
             key = binding(tx, principal, RunnerId(request.runner), now)
             joined = tx.put_runner(
@@ -92,16 +102,20 @@ class PoolService:
                     ingress_url=request.ingress_url or (known.ingress_url if known is not None else ""),
                     release=request.release,
                     ray_version=request.ray_version,
+                    isolation=request.isolation,
+                    tenant=check_owner(tx, request.isolation, request.tenant),
+                    self_fence_s=request.self_fence_s,
                     key=key,
                     version=known.version if known is not None else 0,
                 )
             )
+            notes = as_joined(tx, joined, tx.open_jobs(PLATFORM))
             if request.nodes:  # none yet: the first report names them, and what ran before is not lost until then
                 apply_nodes(tx, joined, request.nodes, now)
             if known is None or (known.incarnation, known.key) != (request.incarnation, key):
                 detail = json.dumps({"runner": request.runner, "incarnation": request.incarnation, "key": key})
                 tx.put_audit(now, principal.id, None, "runner.join", detail)
-            return joined
+            return Joined(joined, notes)
 
         return self._store.transact(work)
 
@@ -117,6 +131,30 @@ class PoolService:
             )
 
         return self._store.read(look)
+
+    def set_pool(self, principal: Principal, name: PoolName, request: PoolSettings, *, now: Instant) -> PoolView:
+        """Set what a pool is for, and the isolation of every pool of its runner (platform role; rule S1 of governing).
+
+        Raises: ForbiddenError; NotFoundError: no such pool or tenant; InvalidRequestError: isolation and tenant do not
+        go together; ConflictError: live attempts are in the way (rules S3, S4).
+        """
+        principal.require(Role.PLATFORM)
+
+        def work(tx: FleetTx) -> PoolView:
+            pools = {p.name: p for p in tx.pools(principal.scope)}
+            if name not in pools:
+                raise NotFoundError("pool", name, pools, hint="see: factory pools")
+            pool = pools[name]
+            wanted = _wanted(tx, pool, request)
+            jobs = tx.open_jobs(PLATFORM)
+            for changed in govern(tx, pool, wanted, principal.id, jobs):
+                asked = request.model_dump(mode="json", exclude_none=True)
+                detail = json.dumps({"pool": changed.name, "asked_for": name, "set": asked})
+                tx.put_audit(now, principal.id, changed.tenant, "pool.set", detail)
+            after = next(p for p in tx.pools(PLATFORM) if p.name == name)
+            return _pool_view(after, [n for n in tx.nodes(PLATFORM) if n.pool == name], _Use.of(jobs))
+
+        return self._store.transact(work)
 
     def list_nodes(self, principal: Principal) -> tuple[NodeView, ...]:
         """Return the nodes that the caller may use, by pool and id."""
@@ -207,8 +245,21 @@ def _pool(tx: PoolTx, pools: dict[PoolName, Pool], runner: Runner, report: NodeR
         )
     if known is None or known.flavor != flavor:
         # nodes of one flavor share a slot; the last report decides, so that a changed setting takes effect
-        pools[name] = tx.put_pool(Pool(name, flavor, runner.id) if known is None else replace(known, flavor=flavor))
+        made = new_pool(tx, runner, Pool(name, flavor, runner.id)) if known is None else replace(known, flavor=flavor)
+        pools[name] = tx.put_pool(made)
     return pools[name]
+
+
+def _wanted(reader: FleetReader, pool: Pool, request: PoolSettings) -> Governed:
+    """Return what the pool shall be; what the request leaves out stays."""
+    now = Governed.of(pool)
+    if request.isolation is not None:
+        now = replace(now, isolation=request.isolation, tenant=check_owner(reader, request.isolation, request.tenant))
+    elif request.tenant is not None:
+        raise InvalidRequestError("a tenant without isolation says nothing", hint="add isolation=tenant")
+    if request.self_fence_s is not None:
+        now = replace(now, self_fence_s=request.self_fence_s or None)
+    return now
 
 
 def _node(before: Node | None, pool: Pool, runner: Runner, report: NodeReport, now: Instant) -> Node:
@@ -243,6 +294,8 @@ def _pool_view(pool: Pool, nodes: Sequence[Node], used: _Use) -> PoolView:
         slot={"cpu": slot.cpu_milli / 1000, "memory": float(slot.memory_bytes), "gpu": slot.gpu_milli / 1000},
         runner=pool.runner,
         isolation=pool.isolation.value,
+        tenant=pool.tenant,
+        self_fence_s=pool.self_fence_s,
         nodes=len(nodes),
         slots=sum(_slots(n.capacity, slot) for n in ready) / 1000,
         used_slots=used.slots.get(pool.name, 0) / 1000,

@@ -32,6 +32,8 @@ class PoolView(WireModel):
     slot: dict[str, float]  # {"cpu": 1, "memory": bytes, "gpu": 0}
     runner: str
     isolation: str
+    tenant: str | None = None  # whose it is, if isolation is "tenant"
+    self_fence_s: int | None = None  # attempts end when the control plane has not renewed them so long; None = off
     nodes: int
     slots: float  # all ready nodes
     used_slots: float

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from factory.domain.pools import Isolation
 from factory.domain.tenancy import Role
 from factory.schemas.platform import (
     KeyCreated,
@@ -12,12 +13,14 @@ from factory.schemas.platform import (
     KeyView,
     NodeView,
     PoolView,
+    QueueDetail,
     QueueRequest,
     QueueView,
     QuotaModel,
     TenantRequest,
     TenantView,
 )
+from factory.schemas.pools import PoolSettings
 from factory.sdk.transport import Transport
 
 __all__ = ["Keys", "Nodes", "Pools", "Queues", "Tenants"]
@@ -32,6 +35,29 @@ class Pools:
     def list(self) -> list[PoolView]:
         """Every pool the tenant may use, in slots."""
         return list(self._transport.pages(PoolView, "/pools"))
+
+    def set(
+        self,
+        name: str,
+        *,
+        isolation: str | None = None,
+        tenant: str | None = None,
+        self_fence_s: int | None = None,
+    ) -> PoolView:
+        """Set what a pool is for (platform role); what is left out stays.
+
+        Args:
+            isolation: "shared", or "tenant": one tenant's alone, also for data above class `internal`. It is the Ray
+                cluster's: every pool of the same runner gets it.
+            tenant: whose it is, with isolation "tenant".
+            self_fence_s: its nodes end attempts that the control plane has not renewed for so long, and twice that is
+                proof of their death; 0 = off.
+        Raises: ConflictError: live attempts are in the way.
+        """
+        body = PoolSettings(
+            isolation=None if isolation is None else Isolation(isolation), tenant=tenant, self_fence_s=self_fence_s
+        )
+        return self._transport.send(PoolView, "PATCH", f"/pools/{name}", body, idempotent=True)
 
 
 class Nodes:
@@ -72,6 +98,10 @@ class Queues:
         """Every queue the caller may see, with what it holds."""
         return list(self._transport.pages(QueueView, "/queues"))
 
+    def show(self, name: str) -> QueueDetail:
+        """One queue: how it stands in each pool, who waits first and why. Raises: NotFoundError."""
+        return self._transport.get(QueueDetail, f"/queues/{name}")
+
     def set(
         self,
         name: str,
@@ -81,7 +111,14 @@ class Queues:
         weight: int = 1,
         quotas: Iterable[QuotaModel | dict[str, Any]] = (),
     ) -> QueueView:
-        """Create or change a queue (platform role)."""
+        """Create or change a queue (platform role); what is left out is as if it were new.
+
+        Args:
+            parent: queue above it: what it does not need it lends there, and borrows from there.
+            weight: its part of what no quota names, against its siblings.
+            quotas: per pool {"pool", "nominal", "borrowing", "lending"} in slots; `borrowing` None = without limit (0 if
+                left out), `lending` None = all of nominal. A pool that none names is not limited by this queue.
+        """
         body = QueueRequest.model_validate(
             {"tenant": tenant, "parent": parent, "weight": weight, "quotas": tuple(quotas)}
         )

@@ -102,3 +102,18 @@ def test_a_platform_key_speaks_for_every_runner_and_binds_none(two: tuple[Runner
         name = f"handmade-{next(_numbers)}"
         admin.post("/runner/join", json={"runner": name, "incarnation": "i", "release": "t", "ray_version": "2.60"})
     assert join(Runner(server, name), name).status_code == 200, "the first runner's key binds it"
+
+
+def test_an_admin_makes_a_pool_one_tenants_own_and_the_others_lose_sight_of_it(server: Server, tenant: Tenant) -> None:
+    number = next(_numbers)
+    runner = Runner(server, f"owned-{number}", pool=f"owned-{number}")
+    runner.join()
+    wish = {"isolation": "tenant", "tenant": tenant.name}
+    with server.api() as admin:
+        assert tenant.admin.patch(f"/pools/owned-{number}", json=wish).status_code == 403
+        view = admin.patch(f"/pools/owned-{number}", json=wish)
+    assert (view.status_code, view.json()["tenant"], view.json()["isolation"]) == (200, tenant.name, "tenant")
+    names = {p["name"] for p in server.tenant().viewer.get("/pools").json()["items"]}
+    assert f"owned-{number}" not in names
+    assert f"owned-{number}" in {p["name"] for p in tenant.viewer.get("/pools").json()["items"]}
+    assert runner.join().json()["notes"] == [f"pool owned-{number} is as an admin set it, not as the join file says"]

@@ -13,7 +13,7 @@ from factory.api.paging import Cursor, Limit, page_of
 from factory.api.problems import problem_responses
 from factory.api.serving import plane_of, serving_of
 from factory.api.wakes import FLEET
-from factory.domain.ids import KeyId, NodeId, QueueName, TenantId
+from factory.domain.ids import KeyId, NodeId, PoolName, QueueName, TenantId
 from factory.domain.tenancy import Principal, Role
 from factory.schemas.common import Page
 from factory.schemas.platform import (
@@ -27,6 +27,7 @@ from factory.schemas.platform import (
     TenantRequest,
     TenantView,
 )
+from factory.schemas.pools import PoolSettings
 
 __all__ = ["router"]
 
@@ -41,6 +42,19 @@ def list_pools(request: Request, principal: Viewer, limit: Limit = 50, cursor: C
     """The pools in slots."""
     found = plane_of(request).pools.list_pools(principal)
     return page_of(found, lambda p: p.name, cursor=cursor, limit=limit)
+
+
+@router.patch("/pools/{name}")
+def set_pool(request: Request, name: str, body: PoolSettings, principal: Platform) -> PoolView:
+    """Set what a pool is for. Isolation is its Ray cluster's: every pool of the runner gets it.
+
+    409 while live attempts are in the way: of others than the new tenant, of the tenant that it leaves, and any for
+    `self_fence_s`.
+    """
+    plane = plane_of(request)
+    view = plane.pools.set_pool(principal, PoolName(name), body, now=plane.clock.now())
+    serving_of(request).hub.publish([FLEET])
+    return view
 
 
 @router.get("/nodes")

@@ -1,4 +1,4 @@
-"""`factory pools|nodes|queues|tenants|keys …`."""
+"""`factory pools|nodes|tenants|keys …`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from factory.cli.output import age, console, emit_json, is_json, show_pairs, sho
 if TYPE_CHECKING:
     from factory.sdk.client import Client
 
-__all__ = ["keys", "nodes", "pools", "queues", "tenants"]
+__all__ = ["keys", "nodes", "pools", "tenants"]
 
 pools = typer.Typer(rich_markup_mode=None, invoke_without_command=True, help="Pools in slots.")
 nodes = typer.Typer(rich_markup_mode=None, invoke_without_command=True, help="Nodes; drain, undrain, fence.")
-queues = typer.Typer(rich_markup_mode=None, invoke_without_command=True, help="Queues and their quotas.")
 tenants = typer.Typer(rich_markup_mode=None, invoke_without_command=True, help="Tenants.")
 keys = typer.Typer(rich_markup_mode=None, invoke_without_command=True, help="API keys.")
 
@@ -44,10 +43,42 @@ def list_pools() -> None:
         emit_json(views)
         return
     show_table(
-        ("POOL", "FLAVOR", "SLOT*", "NODES>", "SLOTS>", "IN USE>"),
-        [(v.name, v.flavor, _slot(v.slot), v.nodes, f"{v.slots:g}", f"{v.used_slots:g}") for v in views],
+        ("POOL", "FLAVOR", "SLOT*", "NODES>", "SLOTS>", "IN USE>", "FOR"),
+        [
+            (v.name, v.flavor, _slot(v.slot), v.nodes, f"{v.slots:g}", f"{v.used_slots:g}", v.tenant or "all tenants")
+            for v in views
+        ],
         empty="no pools: no runner has joined yet",
     )
+
+
+@pools.command("set")
+def set_pool(
+    name: str,
+    isolation: Annotated[
+        str | None, typer.Option(help="shared, or tenant: one tenant's alone. Counts for the whole Ray cluster.")
+    ] = None,
+    tenant: Annotated[str | None, typer.Option(help="With --isolation tenant: whose it is.")] = None,
+    self_fence_s: Annotated[
+        int | None,
+        typer.Option(help="Nodes end attempts that were not renewed so long; twice that proves them dead. 0 = off."),
+    ] = None,
+) -> None:
+    """Set what a pool is for; it goes before what its runner says. Live attempts in the way refuse it."""
+    from factory.domain.pools import Isolation
+
+    if isolation is not None and isolation not in set(Isolation):
+        raise errors.InvalidRequestError(
+            f"there is no isolation '{isolation}'{errors.did_you_mean(isolation, set(Isolation))}",
+            hint=f"isolation: {', '.join(Isolation)}",
+        )
+    view = _client().pools.set(name, isolation=isolation, tenant=tenant, self_fence_s=self_fence_s)
+    if is_json():
+        emit_json(view)
+        return
+    whose = f"tenant {view.tenant} alone" if view.tenant else "all tenants"
+    fence = "off" if view.self_fence_s is None else f"{view.self_fence_s} s"
+    console.print(f"pool {view.name} is for {whose}, like every pool of runner {view.runner}; self-fence {fence}")
 
 
 def _slot(slot: dict[str, float]) -> str:
@@ -121,91 +152,6 @@ def fence(
 ) -> None:
     """Declare a lost node dead: its attempts end, its slots are free. If that is wrong, a job may run twice."""
     _show_node(_client().nodes.fence(node, reason))
-
-
-@queues.callback()
-def queues_default(ctx: typer.Context) -> None:
-    """List queues when no command is given."""
-    if ctx.invoked_subcommand is None:
-        list_queues()
-
-
-@queues.command("list")
-def list_queues() -> None:
-    """List queues: what they may hold, what they hold, what waits."""
-    views = _client().queues.list()
-    if is_json():
-        emit_json(views)
-        return
-    show_table(
-        ("QUEUE", "TENANT", "WEIGHT>", "QUOTA*", "IN USE*", "WAIT>", "RUN>"),
-        [
-            (
-                v.name,
-                v.tenant,
-                v.weight,
-                ", ".join(f"{q.pool} {q.nominal:g}{_borrowing(q.borrowing)}" for q in v.quotas) or "no limit",
-                ", ".join(f"{pool} {used:g}" for pool, used in sorted(v.used.items()) if used) or "-",
-                v.queued,
-                v.running,
-            )
-            for v in views
-        ],
-        empty="no queues",
-    )
-
-
-@queues.command("set")
-def set_queue(
-    name: str,
-    tenant: Annotated[str, typer.Option(help="Whose jobs wait here.")],
-    parent: Annotated[str | None, typer.Option(help="Queue above it.")] = None,
-    weight: Annotated[int, typer.Option(help="Its share above quota.")] = 1,
-    quota: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="POOL=NOMINAL in slots and no more; POOL=NOMINAL+N: may borrow N; POOL=NOMINAL+: borrows without "
-            "limit. May be repeated."
-        ),
-    ] = None,
-) -> None:
-    """Create or change a queue."""
-    view = _client().queues.set(
-        name, tenant=tenant, parent=parent, weight=weight, quotas=[_quota(text) for text in quota or []]
-    )
-    if is_json():
-        emit_json(view)
-    else:
-        console.print(f"queue {view.name} of {view.tenant} is set")
-
-
-def _borrowing(slots: float | None) -> str:
-    """Return what follows the nominal number: nothing, "+2", or "+∞" without limit."""
-    if slots is None:
-        return "+∞"
-    return f"+{slots:g}" if slots else ""
-
-
-def _quota(text: str) -> dict[str, Any]:
-    pool, sign, amount = text.partition("=")
-    nominal, plus, borrowing = amount.partition("+")
-    try:
-        if not sign:
-            raise ValueError
-        without_limit = bool(plus) and borrowing in ("", "inf", "∞")
-        borrowed = None if without_limit else float(borrowing or 0)
-        return {"pool": pool, "nominal": float(nominal), "borrowing": borrowed}
-    except ValueError:
-        raise errors.InvalidRequestError(
-            f"'{text}' is no quota", hint="write POOL=NOMINAL, POOL=NOMINAL+N, or POOL=NOMINAL+ to borrow without limit"
-        ) from None
-
-
-@queues.command("delete")
-def delete_queue(name: str) -> None:
-    """Remove an empty queue."""
-    _client().queues.delete(name)
-    _say({"deleted": name}, f"queue {name} is gone")
 
 
 @tenants.callback()
