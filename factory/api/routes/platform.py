@@ -22,6 +22,7 @@ from factory.schemas.platform import (
     KeyView,
     NodeView,
     PoolView,
+    QueueDetail,
     QueueRequest,
     QueueView,
     TenantRequest,
@@ -99,6 +100,13 @@ def list_queues(request: Request, principal: Viewer, limit: Limit = 50, cursor: 
     """The queues and what each holds."""
     found = plane_of(request).tenants.list_queues(principal)
     return page_of(found, lambda q: q.name, cursor=cursor, limit=limit)
+
+
+@router.get("/queues/{name}")
+def show_queue(request: Request, name: str, principal: Viewer) -> QueueDetail:
+    """One queue: how it stands in each pool, who waits first and why. What others hold is summed up."""
+    plane = plane_of(request)
+    return plane.tenants.show_queue(principal, QueueName(name), now=plane.clock.now())
 
 
 @router.put("/queues/{name}")

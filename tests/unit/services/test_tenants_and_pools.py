@@ -160,7 +160,6 @@ def test_a_queue_shows_what_it_holds(world: World) -> None:
             {"tenant": "parks", "quotas": [{"pool": "cpu", "nominal": 1}, {"pool": "cpu", "nominal": 2}]},
             InvalidRequestError,
         ),
-        ("q", {"tenant": "parks", "quotas": [{"pool": "cpu", "nominal": 1, "lending": 1}]}, UnsupportedError),
         ("parks", {"tenant": "parks", "parent": "parks"}, InvalidRequestError),
         ("Q q", {"tenant": "parks"}, InvalidRequestError),
     ],
