@@ -116,8 +116,8 @@ class Queues:
         Args:
             parent: queue above it: what it does not need it lends there, and borrows from there.
             weight: its part of what no quota names, against its siblings.
-            quotas: per pool {"pool", "nominal", "borrowing", "lending"} in slots; `borrowing` None = without limit (left
-                out: 0), `lending` None = all of nominal. A pool that none names is not limited by this queue.
+            quotas: per pool {"pool", "nominal", "borrowing", "lending"} in slots; `borrowing` None = without limit, left
+                out: 0; `lending` None = all of nominal. A pool that none names is not limited by this queue.
         """
         body = QueueRequest.model_validate(
             {"tenant": tenant, "parent": parent, "weight": weight, "quotas": tuple(quotas)}
