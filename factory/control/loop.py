@@ -20,11 +20,10 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 from factory.control.agenda import Agenda
-from factory.control.applying import apply_event
 from factory.control.deadlines import overdue, silent_from, unknown
 from factory.control.dispatching import Dispatched, dispatch
-from factory.control.endpoints import Kept, keep_endpoints
-from factory.control.gates import Doomed, Open, judge, pool_key
+from factory.control.endpoints import keep_endpoints
+from factory.control.gates import Doomed, Open, judge
 from factory.control.ledger import Refusal
 from factory.control.ports import ControlStore, ControlTx, Lease, ReplicaSubmitter
 from factory.control.view import Changed, View, build, catch_up
@@ -35,8 +34,8 @@ from factory.domain.pools import NodeState
 from factory.domain.tenancy import PLATFORM
 from factory.domain.time import SECOND, Instant
 from factory.errors import FeedPrunedError, FencedError, StaleWriteError
+from factory.jobs.applying import apply_event
 from factory.jobs.ports import EndedHook
-from factory.lifecycle.effects import Effect
 from factory.scheduling.planning import Plan, Policy, plan
 from factory.scheduling.snapshot import Snapshot
 
@@ -81,7 +80,6 @@ class TickResult:
     moved: int = 0  # jobs that time or a gate moved
     fenced: bool = False  # it found in a transaction that it leads no longer
     stale: int = 0  # transactions given up because a row changed under them
-    effects: tuple[Effect, ...] = ()  # to be acted on after the tick (wakes, caches)
     wake_at: Instant = 0  # call tick then at the latest; `now` = at once, there is more to do
 
 
@@ -92,7 +90,6 @@ class _Tally:
     admitted: list[JobId] = field(default_factory=list[JobId])
     preempted: list[JobId] = field(default_factory=list[JobId])
     refused: list[tuple[JobId, Refusal]] = field(default_factory=list[tuple[JobId, Refusal]])
-    effects: list[Effect] = field(default_factory=list[Effect])
     moved: int = 0
     stale: int = 0
     more: bool = False
@@ -224,8 +221,6 @@ class ControlLoop:
             self._endpoints_dirty |= any(job is not None and job.group is not None for job in (before, after))
         for id in changed.versions:
             self._agenda.stir(id)
-        for name in changed.pools:
-            self._agenda.stir(pool_key(name))
         self._agenda.fleet_changed |= changed.fleet
         self._endpoints_dirty |= changed.endpoints or changed.models
         self._aliases_dirty |= changed.endpoints or changed.models
@@ -391,14 +386,11 @@ class ControlLoop:
             return None
         if isinstance(done, _Moved):
             tally.moved += done.count
-        if isinstance(done, _Moved | Dispatched | Kept):
-            tally.effects.extend(done.effects)
         return done
 
     def _write(self, tx: ControlTx, job: Job, event: Event, now: Instant, moved: _Moved) -> None:
-        _, effects = apply_event(tx, job, event, now, self._on_ended)
+        apply_event(tx, job, event, now, self._on_ended)
         moved.count += 1
-        moved.effects.extend(effects)
 
     def _seen(self) -> View:
         if self._view is None:
@@ -415,7 +407,6 @@ class ControlLoop:
             moved=tally.moved,
             fenced=fenced,
             stale=tally.stale,
-            effects=tuple(tally.effects),
             wake_at=now if tally.more else min(self._wakes(now)),
         )
 
@@ -449,7 +440,6 @@ class _Moved:
     """What a transaction of step 3 wrote."""
 
     count: int = 0
-    effects: list[Effect] = field(default_factory=list[Effect])
 
 
 def _groups(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
