@@ -23,7 +23,7 @@ from factory.control.agenda import Agenda
 from factory.control.deadlines import overdue, silent_from, unknown
 from factory.control.dispatching import Dispatched, dispatch
 from factory.control.endpoints import keep_endpoints
-from factory.control.gates import Doomed, Open, judge
+from factory.control.gates import Doomed, Open, judge, pool_key
 from factory.control.ledger import Refusal
 from factory.control.ports import ControlStore, ControlTx, Lease, ReplicaSubmitter
 from factory.control.view import Changed, View, build, catch_up
@@ -221,6 +221,8 @@ class ControlLoop:
             self._endpoints_dirty |= any(job is not None and job.group is not None for job in (before, after))
         for id in changed.versions:
             self._agenda.stir(id)
+        for name in changed.pools:
+            self._agenda.stir(pool_key(name))
         self._agenda.fleet_changed |= changed.fleet
         self._endpoints_dirty |= changed.endpoints or changed.models
         self._aliases_dirty |= changed.endpoints or changed.models
