@@ -12,13 +12,13 @@ from factory.domain.pools import Flavor, Node, NodeState, Pool, Runner
 from factory.domain.resources import Resources
 from factory.domain.tenancy import PLATFORM, Principal, Role
 from factory.domain.time import SECOND, Instant
-from factory.errors import ConflictError, InvalidRequestError, NotFoundError, UnsupportedError
+from factory.errors import ConflictError, InvalidRequestError, NotFoundError, UnsupportedError, did_you_mean
 from factory.pools.governing import Governed, as_joined, check_owner, govern, new_pool
 from factory.pools.ports import FleetReader, FleetStore, FleetTx, PoolTx
 from factory.pools.runners import StaleRunnerError, binding, current_runner
 from factory.schemas.common import PROTOCOL
 from factory.schemas.platform import NodeView, PoolView
-from factory.schemas.pools import PoolSettings
+from factory.schemas.pools import POLICIES, PoolSettings
 from factory.schemas.runner import JoinRequest, NodeReport
 
 __all__ = ["Joined", "PoolService", "StaleRunnerError", "apply_nodes", "current_runner"]
@@ -136,9 +136,15 @@ class PoolService:
         """Set what a pool is for, and the isolation of every pool of its runner (platform role; rule S1 of governing).
 
         Raises: ForbiddenError; NotFoundError: no such pool or tenant; InvalidRequestError: isolation and tenant do not
-        go together; ConflictError: live attempts are in the way (rules S3, S4).
+        go together, or there is no such policy; ConflictError: live attempts are in the way (rules S3, S4).
         """
         principal.require(Role.PLATFORM)
+        if request.policy is not None and request.policy not in POLICIES:
+            raise InvalidRequestError(
+                f"there is no policy '{request.policy}'{did_you_mean(request.policy, POLICIES)}",
+                hint=f"policies: {', '.join(POLICIES)}",
+                facts={"field": "policy", "known": list(POLICIES)},
+            )
 
         def work(tx: FleetTx) -> PoolView:
             pools = {p.name: p for p in tx.pools(principal.scope)}
@@ -147,11 +153,16 @@ class PoolService:
             pool = pools[name]
             wanted = _wanted(tx, pool, request)
             jobs = tx.open_jobs(PLATFORM)
-            for changed in govern(tx, pool, wanted, principal.id, jobs):
-                asked = request.model_dump(mode="json", exclude_none=True)
+            asked = request.model_dump(mode="json", exclude_none=True)
+            governs = asked.keys() - {"policy"}  # else what the runner's join says of the pool still counts
+            for changed in govern(tx, pool, wanted, principal.id, jobs) if governs else ():
                 detail = json.dumps({"pool": changed.name, "asked_for": name, "set": asked})
                 tx.put_audit(now, principal.id, changed.tenant, "pool.set", detail)
             after = next(p for p in tx.pools(PLATFORM) if p.name == name)
+            if request.policy is not None and after.policy != request.policy:
+                after = tx.put_pool(replace(after, policy=request.policy))
+                detail = json.dumps({"pool": name, "policy": request.policy})
+                tx.put_audit(now, principal.id, after.tenant, "pool.policy", detail)
             return _pool_view(after, [n for n in tx.nodes(PLATFORM) if n.pool == name], _Use.of(jobs))
 
         return self._store.transact(work)
@@ -295,6 +306,7 @@ def _pool_view(pool: Pool, nodes: Sequence[Node], used: _Use) -> PoolView:
         runner=pool.runner,
         isolation=pool.isolation.value,
         tenant=pool.tenant,
+        policy=pool.policy,
         self_fence_s=pool.self_fence_s,
         nodes=len(nodes),
         slots=sum(_slots(n.capacity, slot) for n in ready) / 1000,

@@ -37,6 +37,7 @@ class PoolView(WireModel):
     runner: str
     isolation: str
     tenant: str | None = None  # whose it is, if isolation is "tenant"
+    policy: str = "fair"  # in which order jobs get its slots
     self_fence_s: int | None = None  # attempts end when the control plane has not renewed them so long; None = off
     nodes: int
     slots: float  # all ready nodes

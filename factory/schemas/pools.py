@@ -9,9 +9,10 @@ from pydantic import Field
 from factory.domain.pools import Isolation
 from factory.schemas.common import Name, WireModel
 
-__all__ = ["LEAST_FENCE_S", "Fence", "PoolSettings"]
+__all__ = ["LEAST_FENCE_S", "POLICIES", "Fence", "PoolSettings"]
 
 LEAST_FENCE_S = 30  # renewals come every 5 s, and a kill may take 10
+POLICIES = ("fair", "fifo", "shortest", "least-attained-service")  # the first is the default
 Fence = Annotated[int, Field(ge=LEAST_FENCE_S, le=86_400)]  # self_fence_s
 
 
@@ -21,3 +22,6 @@ class PoolSettings(WireModel):
     isolation: Isolation | None = None  # of the whole Ray cluster: every pool of the same runner gets it
     tenant: Name | None = None  # with isolation "tenant": whose it is
     self_fence_s: Literal[0] | Fence | None = None  # 0 = off
+    policy: str | None = Field(
+        None, max_length=63, description=f"In which order jobs get its slots: {', '.join(POLICIES)}."
+    )

@@ -43,6 +43,7 @@ class Pools:
         isolation: str | None = None,
         tenant: str | None = None,
         self_fence_s: int | None = None,
+        policy: str | None = None,
     ) -> PoolView:
         """Set what a pool is for (platform role); what is left out stays.
 
@@ -52,10 +53,14 @@ class Pools:
             tenant: whose it is, with isolation "tenant".
             self_fence_s: its nodes end attempts that the control plane has not renewed for so long, and twice that is
                 proof of their death; 0 = off.
+            policy: in which order jobs get its slots: "fair", "fifo", "shortest" or "least-attained-service".
         Raises: ConflictError: live attempts are in the way.
         """
         body = PoolSettings(
-            isolation=None if isolation is None else Isolation(isolation), tenant=tenant, self_fence_s=self_fence_s
+            isolation=None if isolation is None else Isolation(isolation),
+            tenant=tenant,
+            self_fence_s=self_fence_s,
+            policy=policy,
         )
         return self._transport.send(PoolView, "PATCH", f"/pools/{name}", body, idempotent=True)
 
@@ -116,8 +121,8 @@ class Queues:
         Args:
             parent: queue above it: what it does not need it lends there, and borrows from there.
             weight: its part of what no quota names, against its siblings.
-            quotas: per pool {"pool", "nominal", "borrowing", "lending"} in slots; `borrowing` None = without limit, left
-                out: 0; `lending` None = all of nominal. A pool that none names is not limited by this queue.
+            quotas: per pool {"pool", "nominal", "borrowing", "lending"} in slots; `borrowing` None = without limit,
+                left out: 0, `lending` None = all of nominal. What no quota names is not limited by this queue.
         """
         body = QueueRequest.model_validate(
             {"tenant": tenant, "parent": parent, "weight": weight, "quotas": tuple(quotas)}

@@ -43,9 +43,18 @@ def list_pools() -> None:
         emit_json(views)
         return
     show_table(
-        ("POOL", "FLAVOR", "SLOT*", "NODES>", "SLOTS>", "IN USE>", "FOR"),
+        ("POOL*", "FLAVOR*", "SLOT*", "NODES>", "SLOTS>", "IN USE>", "POLICY", "FOR*"),
         [
-            (v.name, v.flavor, _slot(v.slot), v.nodes, f"{v.slots:g}", f"{v.used_slots:g}", v.tenant or "all tenants")
+            (
+                v.name,
+                v.flavor,
+                _slot(v.slot),
+                v.nodes,
+                f"{v.slots:g}",
+                f"{v.used_slots:g}",
+                v.policy,
+                v.tenant or "all tenants",
+            )
             for v in views
         ],
         empty="no pools: no runner has joined yet",
@@ -63,8 +72,19 @@ def set_pool(
         int | None,
         typer.Option(help="Nodes end attempts that were not renewed so long; twice that proves them dead. 0 = off."),
     ] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(help="In which order jobs get its slots: fair, fifo, shortest, least-attained-service."),
+    ] = None,
 ) -> None:
     """Set what a pool is for; it goes before what its runner says. Live attempts in the way refuse it."""
+    from factory.schemas.pools import POLICIES
+
+    if policy is not None and policy not in POLICIES:
+        raise errors.InvalidRequestError(
+            f"there is no policy '{policy}'{errors.did_you_mean(policy, POLICIES)}",
+            hint=f"policies: {', '.join(POLICIES)}",
+        )
     from factory.domain.pools import Isolation
 
     if isolation is not None and isolation not in set(Isolation):
@@ -72,13 +92,16 @@ def set_pool(
             f"there is no isolation '{isolation}'{errors.did_you_mean(isolation, set(Isolation))}",
             hint=f"isolation: {', '.join(Isolation)}",
         )
-    view = _client().pools.set(name, isolation=isolation, tenant=tenant, self_fence_s=self_fence_s)
+    view = _client().pools.set(name, isolation=isolation, tenant=tenant, self_fence_s=self_fence_s, policy=policy)
     if is_json():
         emit_json(view)
         return
     whose = f"tenant {view.tenant} alone" if view.tenant else "all tenants"
     fence = "off" if view.self_fence_s is None else f"{view.self_fence_s} s"
-    console.print(f"pool {view.name} is for {whose}, like every pool of runner {view.runner}; self-fence {fence}")
+    console.print(
+        f"pool {view.name} is for {whose}, like every pool of runner {view.runner}; self-fence {fence}; "
+        f"policy {view.policy}"
+    )
 
 
 def _slot(slot: dict[str, float]) -> str:
