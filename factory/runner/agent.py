@@ -283,12 +283,13 @@ class NodeAgent:
         """End as a whole what the kernel began to kill, and kill what is over its limit; keep the evidence."""
         groups = self._groups.all()
         for view in self._view.replicas:
-            if view.attempt is None or view.process is not ProcessState.ALIVE:
+            is_alive = view.process is ProcessState.ALIVE
+            if view.attempt is None or not (is_alive or view.process is ProcessState.LEFTOVER):
                 continue
             with self._lock:
                 folder, group = self.folder.rank(view.attempt, view.rank), groups.get(view.id)
                 is_over = group is not None and self._note_oom(group, folder)
-                if not is_over and not self._is_held(view.id, group):
+                if is_alive and not is_over and not self._is_held(view.id, group):
                     is_over = self._note_excess(view.id, folder)
                 if not is_over:
                     continue
