@@ -152,6 +152,7 @@ def assemble(settings: Settings, *, hooks: CommitHooks | None = None) -> Control
                 lease_s=settings.lease_ttl_s,
                 renew_s=max(1, settings.lease_ttl_s // 5),
                 runner_silence_s=settings.runner_silence_s,
+                lost_node_keep_s=settings.lost_node_keep_s,
             ),
             follow=follow_aliases,
             on_ended=ended,

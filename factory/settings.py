@@ -50,6 +50,7 @@ class Settings(BaseSettings):
 
     # behaviour
     lease_ttl_s: Seconds = 15  # how long a leader leads without renewing
+    lost_node_keep_s: Seconds = 3600  # a lost node that holds nothing is removed so long after its last report
     runner_silence_s: Seconds = 30  # after so long without a call a runner counts as silent
     poll_s: Seconds = 25  # the longest wait of one long poll
     drain_s: Seconds = 10  # how long calls may go on after SIGTERM

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 from factory.control.agenda import Agenda
-from factory.control.deadlines import overdue, silent_from, unknown
+from factory.control.deadlines import is_forgettable, overdue, silent_from, unknown
 from factory.control.dispatching import Dispatched, dispatch
 from factory.control.endpoints import keep_endpoints
 from factory.control.gates import Doomed, Open, judge, pool_key
@@ -43,6 +43,8 @@ __all__ = ["ControlLoop", "Planner", "Settings", "TickResult"]
 
 T = TypeVar("T")
 
+_SWEEP_EVERY_MS = 60 * SECOND  # between two looks for lost nodes to remove
+
 
 class Planner(Protocol):
     """`scheduling.plan`, or a process of its own that runs it."""
@@ -63,6 +65,7 @@ class Settings:
     lease_s: int = 15
     renew_s: int = 3  # the lease is renewed when it is older than this
     runner_silence_s: int = 30  # a runner not heard for so long: its attempts are unknown, its nodes lost
+    lost_node_keep_s: int = 3600  # a lost node that holds nothing is removed so long after its last report
     group: int = 100  # decisions, or jobs looked at, per transaction
     keep_feed: int = 100_000  # entries kept for readers that are behind
     policy: Policy = field(default_factory=Policy)
@@ -134,6 +137,7 @@ class ControlLoop:
         self._planned: Snapshot | None = None  # what the last plan saw; the same snapshot gives the same plan
         self._endpoints_dirty = True
         self._endpoints_at: Instant | None = None
+        self._swept_at: Instant = 0
         self._aliases_dirty = True
 
     @property
@@ -163,6 +167,7 @@ class ControlLoop:
         tally = _Tally()
         try:
             self._let_time_act(tally, lease.epoch, now)
+            self._forget_lost(tally, lease.epoch, now)
             self._judge_pending(tally, lease.epoch, now)
             self._dispatch(tally, lease.epoch, now)
             self._keep_endpoints(tally, lease.epoch, now)
@@ -246,6 +251,30 @@ class ControlLoop:
             if self._in_tx(lambda tx, ids=ids: self._stop_overdue(tx, ids, now), tally, epoch) is None:
                 self._agenda.push_due(snapshot, ids)
         self._refresh(now)
+
+    def _forget_lost(self, tally: _Tally, epoch: int, now: Instant) -> None:
+        """Remove nodes that were lost long ago and hold nothing: a plan gives a lost node nothing new to hold."""
+        if 0 <= now - self._swept_at < _SWEEP_EVERY_MS:
+            return
+        snapshot = self._seen().snapshot
+        old = {
+            id: node.version
+            for id, node in snapshot.nodes.items()
+            if is_forgettable(
+                node, holds=snapshot.holdings.get(id) is not None, keep_s=self._settings.lost_node_keep_s, now=now
+            )
+        }
+
+        def forget(tx: ControlTx) -> _Moved:
+            gone = [node.id for node in tx.nodes(PLATFORM) if old.get(node.id) == node.version]
+            for id in gone:
+                tx.delete_node(PLATFORM, id)
+            return _Moved(len(gone))
+
+        if not old or self._in_tx(forget, tally, epoch) is not None:
+            self._swept_at = now
+        if old:
+            self._refresh(now)
 
     def _suspects(self, snapshot: Snapshot, silent: Sequence[RunnerId]) -> _Suspects:
         """Whom to look at in the rows: nodes of silent runners, attempts of those and on lost nodes."""

@@ -68,6 +68,7 @@ class Node:
     host: str = ""  # address that other nodes reach it by
     ray_node_id: str = ""  # Ray's id of the present incarnation
     seen_at: Instant = 0  # last report
+    drain: str | None = None  # why an admin drains it, also while it is lost; None = not
     memory_limits: str = "watchdog"  # "cgroup" or "watchdog": how the agent holds the memory limit
     version: int = 0
 

@@ -29,9 +29,9 @@ _SEEN_EVERY_MS = 10 * SECOND  # a node's sign of life is written at most so ofte
 def apply_nodes(tx: PoolTx, runner: Runner, reports: Sequence[NodeReport], now: Instant) -> tuple[Node, ...]:
     """Make pools and nodes what the runner reports: `reports` is the whole list of its nodes.
 
-    A new pool or node is made; a node that is missing or not alive becomes LOST (never removed: its attempts are not
-    proven dead); one that was LOST and reports again is READY; DRAINING stays. Returns the nodes that changed; the same
-    report again returns none.
+    A new pool or node is made; a node that is missing or not alive becomes LOST (not removed: its attempts are not
+    proven dead); one that was LOST and reports again is READY, or DRAINING if an admin drains it. Returns the nodes
+    that changed; the same report again returns none.
 
     Raises: ConflictError: a pool or node belongs to another runner; InvalidRequestError: a report is impossible.
     """
@@ -177,13 +177,42 @@ class PoolService:
 
         return self._store.read(look)
 
-    def drain(self, principal: Principal, node: NodeId, *, now: Instant) -> NodeView:
-        """Let it finish what it has and take nothing new (platform role). Raises: NotFoundError, ConflictError."""
-        return self._turn(principal, node, NodeState.DRAINING, now)
+    def drain(self, principal: Principal, node: NodeId, *, reason: str = "", now: Instant) -> NodeView:
+        """Let it finish what it has and take nothing new, also when it comes back from being lost (platform role).
+
+        Raises: ForbiddenError, NotFoundError.
+        """
+        return self._turn(principal, node, reason.strip(), now)
 
     def undrain(self, principal: Principal, node: NodeId, *, now: Instant) -> NodeView:
-        """Let it take work again (platform role). Raises: NotFoundError, ConflictError: lost."""
-        return self._turn(principal, node, NodeState.READY, now)
+        """Let it take work again, a lost one when it is back (platform role). Raises: ForbiddenError, NotFoundError."""
+        return self._turn(principal, node, None, now)
+
+    def remove(self, principal: Principal, node_id: NodeId, *, now: Instant) -> None:
+        """Forget a node that is lost and holds nothing (platform role). If it reports again, it is there again.
+
+        Raises: ForbiddenError, NotFoundError; ConflictError: it reports, or attempts on it are not proven dead.
+        """
+        principal.require(Role.PLATFORM)
+
+        def work(tx: FleetTx) -> None:
+            node = _found(tx, principal, node_id)
+            if node.state is not NodeState.LOST:
+                raise ConflictError(
+                    f"node '{node_id}' is {node.state.value}: while it reports it would be back at once",
+                    hint=f"drain it (factory nodes drain {node_id}), end its agent, and remove it when it is lost",
+                )
+            held = sorted(attempt for _, attempt in _Use.of(tx.open_jobs(PLATFORM)).attempts.get(node_id, ()))
+            if held:
+                raise ConflictError(
+                    f"node '{node_id}' holds {len(held)} attempt{'' if len(held) == 1 else 's'} not proven dead",
+                    hint=f"if it is certain that nothing runs there: factory nodes fence {node_id} --reason …",
+                    facts={"node": node_id, "attempts": held},
+                )
+            tx.delete_node(PLATFORM, node_id)
+            tx.put_audit(now, principal.id, None, "node.remove", json.dumps({"node": node_id}))
+
+        self._store.transact(work)
 
     def node(self, principal: Principal, node: NodeId) -> NodeView:
         """Return one node. Raises: NotFoundError."""
@@ -193,19 +222,17 @@ class PoolService:
 
         return self._store.read(look)
 
-    def _turn(self, principal: Principal, node_id: NodeId, state: NodeState, now: Instant) -> NodeView:
+    def _turn(self, principal: Principal, node_id: NodeId, drain: str | None, now: Instant) -> NodeView:
         principal.require(Role.PLATFORM)
 
         def work(tx: FleetTx) -> NodeView:
             node = _found(tx, principal, node_id)
-            if node.state is NodeState.LOST:
-                raise ConflictError(
-                    f"node '{node_id}' is lost: it takes no work anyway", hint="it is ready again when it reports"
-                )
-            if node.state is not state:
-                node = tx.put_node(replace(node, state=state))
-                action = "node.drain" if state is NodeState.DRAINING else "node.undrain"
-                tx.put_audit(now, principal.id, None, action, json.dumps({"node": node_id}))
+            turned = replace(node, drain=drain)
+            turned = replace(turned, state=node.state if node.state is NodeState.LOST else _state_of(turned))
+            if turned != node:
+                node = tx.put_node(turned)
+                action = "node.undrain" if drain is None else "node.drain"
+                tx.put_audit(now, principal.id, None, action, json.dumps({"node": node_id, "reason": drain or ""}))
             return _node_view(node, _Use.of(tx.open_jobs(PLATFORM)), principal)
 
         return self._store.transact(work)
@@ -274,7 +301,9 @@ def _wanted(reader: FleetReader, pool: Pool, request: PoolSettings) -> Governed:
 
 
 def _node(before: Node | None, pool: Pool, runner: Runner, report: NodeReport, now: Instant) -> Node:
-    state = NodeState.READY if before is None or before.state is NodeState.LOST else before.state
+    state = NodeState.READY if before is None else _state_of(before)
+    if before is not None and before.state is NodeState.DRAINING:
+        state = NodeState.DRAINING  # also by an older release, which kept no reason
     return Node(
         id=NodeId(report.id),
         pool=pool.name,
@@ -287,9 +316,15 @@ def _node(before: Node | None, pool: Pool, runner: Runner, report: NodeReport, n
         host=report.host,
         ray_node_id=report.ray_node_id,
         seen_at=now if report.is_alive or before is None else before.seen_at,
+        drain=None if before is None else before.drain,
         memory_limits=report.memory_limits,
         version=0 if before is None else before.version,
     )
+
+
+def _state_of(node: Node) -> NodeState:
+    """Return what a node is that reports."""
+    return NodeState.READY if node.drain is None else NodeState.DRAINING
 
 
 def _differs(before: Node, after: Node) -> bool:
@@ -343,6 +378,7 @@ def _node_view(node: Node, used: _Use, principal: Principal) -> NodeView:
         gpu_model=node.gpu_model,
         host=node.host,
         memory_limits=node.memory_limits,
+        drain=node.drain,
         seen_at=node.seen_at,
         attempts=tuple(
             attempt

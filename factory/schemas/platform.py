@@ -59,6 +59,7 @@ class NodeView(WireModel):
     gpu_model: str = ""
     host: str = ""
     memory_limits: str = "watchdog"  # "watchdog": the agent measures and kills; "cgroup": the kernel holds the limit
+    drain: str | None = None  # why an admin drains it, also while it is lost; None = not
     seen_at: int
     attempts: tuple[str, ...] = ()  # of the caller's tenant only
 

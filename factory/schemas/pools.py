@@ -8,12 +8,20 @@ from pydantic import Field
 
 from factory.domain.pools import Isolation
 from factory.schemas.common import Name, WireModel
+from factory.schemas.platform import NodeView
 
-__all__ = ["LEAST_FENCE_S", "POLICIES", "Fence", "PoolSettings"]
+__all__ = ["LEAST_FENCE_S", "POLICIES", "Fence", "FenceReply", "PoolSettings"]
 
 LEAST_FENCE_S = 30  # renewals come every 5 s, and a kill may take 10
 POLICIES = ("fair", "fifo", "shortest", "least-attained-service")  # the first is the default
 Fence = Annotated[int, Field(ge=LEAST_FENCE_S, le=86_400)]  # self_fence_s
+
+
+class FenceReply(WireModel):
+    """A node was fenced: the jobs whose attempts on it ended by it."""
+
+    node: NodeView
+    jobs: tuple[str, ...]
 
 
 class PoolSettings(WireModel):

@@ -20,7 +20,7 @@ from factory.schemas.platform import (
     TenantRequest,
     TenantView,
 )
-from factory.schemas.pools import PoolSettings
+from factory.schemas.pools import FenceReply, PoolSettings
 from factory.sdk.transport import Transport
 
 __all__ = ["Keys", "Nodes", "Pools", "Queues", "Tenants"]
@@ -75,22 +75,28 @@ class Nodes:
         """Every node."""
         return list(self._transport.pages(NodeView, "/nodes"))
 
-    def drain(self, node: str) -> NodeView:
-        """Let it finish what it has and take nothing new (platform role)."""
-        return self._transport.send(NodeView, "POST", f"/nodes/{node}:drain", idempotent=True)
+    def drain(self, node: str, *, reason: str = "") -> NodeView:
+        """Let it finish what it has and take nothing new, also when it comes back from being lost (platform role)."""
+        return self._transport.send(
+            NodeView, "POST", f"/nodes/{node}:drain", params={"reason": reason or None}, idempotent=True
+        )
 
     def undrain(self, node: str) -> NodeView:
         """Let it take work again (platform role)."""
         return self._transport.send(NodeView, "POST", f"/nodes/{node}:undrain", idempotent=True)
 
-    def fence(self, node: str, reason: str) -> NodeView:
-        """Declare that nothing runs on the node any more (platform role, audited).
+    def fence(self, node: str, reason: str) -> FenceReply:
+        """Declare that nothing runs on the node any more (platform role, audited); return the jobs that this moved on.
 
         This is proof of death: if it is wrong, one job may run twice.
         """
         return self._transport.send(
-            NodeView, "POST", f"/nodes/{node}:fence", params={"reason": reason}, idempotent=True
+            FenceReply, "POST", f"/nodes/{node}:fence", params={"reason": reason}, idempotent=True
         )
+
+    def remove(self, node: str) -> None:
+        """Forget a lost node (platform role). Raises: ConflictError: it reports, or attempts there may still live."""
+        self._transport.request("DELETE", f"/nodes/{node}")
 
 
 class Queues:

@@ -9,6 +9,9 @@ import httpx
 import pytest
 
 from factory.api.routes.runner import router
+from factory.domain.pools import NodeState
+from factory.errors import ConflictError, NotFoundError
+from factory.sdk.client import Client
 
 from .conftest import Runner, Server, Tenant
 
@@ -117,3 +120,23 @@ def test_an_admin_makes_a_pool_one_tenants_own_and_the_others_lose_sight_of_it(s
     assert f"owned-{number}" not in names
     assert f"owned-{number}" in {p["name"] for p in tenant.viewer.get("/pools").json()["items"]}
     assert runner.join().json()["notes"] == [f"pool owned-{number} is as an admin set it, not as the join file says"]
+
+
+def test_an_admin_drains_fences_and_removes_a_node(server: Server, tenant: Tenant) -> None:
+    number = next(_numbers)
+    runner = Runner(server, f"old-{number}", pool=f"old-{number}")
+    runner.join()
+    id, job = runner.node["id"], tenant.submit(pool=f"old-{number}")
+    runner.start(job)
+    nodes = Client(server.url, server.admin_key).nodes
+    assert (nodes.drain(id, reason="new disks").state, nodes.drain(id).drain) == (NodeState.DRAINING, "")
+    assert nodes.undrain(id).state is NodeState.READY
+    assert runner.report(nodes=[]).status_code == 200
+    with pytest.raises(ConflictError, match="1 attempt not proven dead"):
+        nodes.remove(id)
+    fenced = nodes.fence(id, "its board burnt")
+    assert (fenced.node.state, fenced.jobs) == (NodeState.LOST, (job,))
+    nodes.remove(id)
+    assert id not in {n.id for n in nodes.list()}
+    with pytest.raises(NotFoundError):
+        nodes.remove(id)

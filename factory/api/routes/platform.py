@@ -28,7 +28,7 @@ from factory.schemas.platform import (
     TenantRequest,
     TenantView,
 )
-from factory.schemas.pools import PoolSettings
+from factory.schemas.pools import FenceReply, PoolSettings
 
 __all__ = ["router"]
 
@@ -66,10 +66,15 @@ def list_nodes(request: Request, principal: Viewer, limit: Limit = 50, cursor: C
 
 
 @router.post("/nodes/{node_id}:drain")
-def drain(request: Request, node_id: str, principal: Platform) -> NodeView:
-    """Let it finish what it has and take nothing new."""
+def drain(
+    request: Request,
+    node_id: str,
+    principal: Platform,
+    reason: Annotated[str, Query(max_length=500, description="Shown with the node, and kept in the audit log.")] = "",
+) -> NodeView:
+    """Let it finish what it has and take nothing new, also when it comes back from being lost."""
     plane = plane_of(request)
-    return plane.pools.drain(principal, NodeId(node_id), now=plane.clock.now())
+    return plane.pools.drain(principal, NodeId(node_id), reason=reason, now=plane.clock.now())
 
 
 @router.post("/nodes/{node_id}:undrain")
@@ -85,14 +90,22 @@ def fence(
     node_id: str,
     principal: Platform,
     reason: Annotated[str, Query(min_length=3, max_length=500, description="Kept in the audit log.")],
-) -> dict[str, list[str]]:
+) -> FenceReply:
     """Say that nothing runs on the node any more: its attempts end with proof "fenced". Audited.
 
     If something does run there after all, it may run twice: make sure first that the node is off.
     """
     plane = plane_of(request)
     jobs = plane.jobs.fence_node(principal, NodeId(node_id), reason=reason, now=plane.clock.now())
-    return {"jobs": [j.id for j in jobs]}
+    return FenceReply(node=plane.pools.node(principal, NodeId(node_id)), jobs=tuple(j.id for j in jobs))
+
+
+@router.delete("/nodes/{node_id}", status_code=204, response_class=Response)
+def remove_node(request: Request, node_id: str, principal: Platform) -> Response:
+    """Forget a node that is lost; refused while it holds attempts that are not proven dead."""
+    plane = plane_of(request)
+    plane.pools.remove(principal, NodeId(node_id), now=plane.clock.now())
+    return Response(status_code=204)
 
 
 @router.get("/queues")

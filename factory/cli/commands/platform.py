@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["keys", "nodes", "pools", "tenants"]
 
 pools = typer.Typer(rich_markup_mode=None, invoke_without_command=True, help="Pools in slots.")
-nodes = typer.Typer(rich_markup_mode=None, invoke_without_command=True, help="Nodes; drain, undrain, fence.")
+nodes = typer.Typer(rich_markup_mode=None, invoke_without_command=True, help="Nodes; drain, undrain, fence, remove.")
 tenants = typer.Typer(rich_markup_mode=None, invoke_without_command=True, help="Tenants.")
 keys = typer.Typer(rich_markup_mode=None, invoke_without_command=True, help="API keys.")
 
@@ -126,7 +126,7 @@ def list_nodes() -> None:
         return
     now = int(time.time() * 1000)
     show_table(
-        ("NODE", "POOL", "STATE", "CPU>", "MEMORY>", "GPU>", "SEEN>"),
+        ("NODE*", "POOL", "STATE", "CPU>", "MEMORY>", "LIMITS", "GPU>", "SEEN>"),
         [
             (
                 v.id,
@@ -134,6 +134,7 @@ def list_nodes() -> None:
                 state_text(v.state.value),
                 f"{v.used_cpu:g}/{v.cpu:g}",
                 f"{size(v.used_memory)}/{size(v.memory)}",
+                v.memory_limits,
                 f"{v.used_gpu:g}/{v.gpus}",
                 age(v.seen_at, now),
             )
@@ -154,13 +155,16 @@ def _show_node(view: Any) -> None:
     if is_json():
         emit_json(view)
     else:
-        console.print(Text.assemble(view.id, " ", state_text(view.state.value)))
+        why = f" ({view.drain})" if view.drain else ""
+        console.print(Text.assemble(view.id, " ", state_text(view.state.value), why))
 
 
 @nodes.command()
-def drain(node: str) -> None:
-    """Let a node finish what it has and take nothing new."""
-    _show_node(_client().nodes.drain(node))
+def drain(
+    node: str, reason: Annotated[str, typer.Option(help="Why; shown with the node and kept in the audit log.")] = ""
+) -> None:
+    """Let a node finish what it has and take nothing new; a lost one comes back so."""
+    _show_node(_client().nodes.drain(node, reason=reason))
 
 
 @nodes.command()
@@ -174,7 +178,21 @@ def fence(
     node: str, reason: Annotated[str, typer.Option(help="Why you know that nothing runs there any more; audited.")]
 ) -> None:
     """Declare a lost node dead: its attempts end, its slots are free. If that is wrong, a job may run twice."""
-    _show_node(_client().nodes.fence(node, reason))
+    reply = _client().nodes.fence(node, reason)
+    if is_json():
+        emit_json(reply)
+        return
+    moved = ", ".join(reply.jobs) or "none"
+    console.print(
+        Text.assemble(reply.node.id, " ", state_text(reply.node.state.value), f"; attempts ended of: {moved}")
+    )
+
+
+@nodes.command()
+def remove(node: str) -> None:
+    """Forget a lost node; refused while attempts on it are not proven dead (see fence)."""
+    _client().nodes.remove(node)
+    _say({"removed": node}, f"node {node} is removed; if it reports again, it is there again")
 
 
 @tenants.callback()
