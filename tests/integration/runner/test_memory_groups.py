@@ -18,11 +18,21 @@ from factory.runner.cgroups import Kernel, MemoryGroups, clear, find_place, open
 from factory.runner.processes import ProcessTable
 from factory.worker.cgroups import OWN_MEMORY_BYTES
 from factory.worker.folders import NodeFolder, start_ticks
+from tests.integration.runner.conftest import Fleet
 from tests.unit.runner.plain_node import LogStore, Replicas, agent_of, is_gone, until
 
 EAT = "x = b'x' * ({} << 20); print('ate', flush=True); {}"
 REST = "import time; time.sleep(60)"
 MARKS = "env -u FACTORY_REPLICA -u FACTORY_NODE"
+
+
+def who_can() -> str:
+    """Who should hold the limits on this machine: found out by doing it, as agents do."""
+    try:
+        prove(find_place(f"n{os.getpid()}-proof", Kernel.here()))
+    except (UnsupportedError, OSError):
+        return "watchdog"
+    return "cgroup"
 
 
 @pytest.fixture
@@ -210,3 +220,16 @@ def test_the_watchdog_holds_what_has_left_its_group(
     assert gone.outcome is not None
     assert gone.outcome.reason is EndReason.OUT_OF_MEMORY
     assert "group" not in gone.outcome.message
+
+
+def test_on_ray_a_node_tells_who_holds_its_limits_and_the_end_says_so_too(fleet: Fleet) -> None:
+    (shown,) = fleet.client.nodes.list()
+
+    job = fleet.command(*eat(700, REST), memory="256MiB", retry={"max_retries": 0})
+    outcome = job.wait(60).outcome
+
+    assert shown.memory_limits == who_can()
+    assert outcome is not None
+    assert outcome.reason is EndReason.OUT_OF_MEMORY
+    assert ("its memory group was full" in outcome.message) == (shown.memory_limits == "cgroup")
+    assert "its limit is 256 MiB" in outcome.message
