@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from sqlalchemy import bindparam, func, or_, select, text
+from sqlalchemy import bindparam, func, or_, select, text, update
 from sqlalchemy.dialects import postgresql
 
 from factory.control.ports import FeedKind
@@ -40,6 +40,10 @@ _LIVE_JOBS = scoped(
 _COUNT = scoped(select(jobs.c.state, func.count().label("n")).group_by(jobs.c.state), jobs.c.tenant)
 _INSERT_JOB = insert_new(jobs)
 _UPDATE_JOB = replace_guarded(jobs, "state", "is_open", "live_runner", "body", guard="seq")
+# written although nothing changes: only a write meets a neighbour's write (PostgreSQL, REPEATABLE READ)
+_PIN_JOB = compiled(
+    update(jobs).where(jobs.c.id == bindparam("job_id"), jobs.c.seq == bindparam("expected")).values(seq=jobs.c.seq)
+)
 _UPSERT_ATTEMPT = upsert_new(attempts, "runner", "state")
 
 _EVENTS = scoped(
@@ -160,15 +164,15 @@ class JobSql(SqlSession):
     def update_job(self, job: Job, events: Sequence[Recorded], *, expected_seq: int) -> None:
         check_events(job, events, after=expected_seq)
         if not self._write(_UPDATE_JOB, {**_mutable(job), "expected": expected_seq}):
-            raise StaleWriteError(
-                f"job {job.id} changed since it was read",
-                hint="load it again and retry",
-                facts={"job": job.id, "expected_seq": expected_seq},
-            )
+            raise _stale(job, expected_seq)
         # Only attempts that an event names can have changed, or the last one (a cancel names none).
         named = {getattr(recorded.event, "attempt_id", None) for recorded in events}
         last = job.attempts[-1:]
         self._append(job, (*(a for a in job.attempts[:-1] if a.id in named), *last), events)
+
+    def pin_job(self, job: Job) -> None:
+        if not self._write(_PIN_JOB, {"job_id": job.id, "expected": job.seq}):
+            raise _stale(job, job.seq)
 
     def put_progress(self, progress: AttemptProgress) -> None:
         params = {"attempt_id": progress.attempt_id, "job_id": progress.job_id}
@@ -204,6 +208,14 @@ class JobSql(SqlSession):
             if not self._write(_INSERT_EVENT, params):
                 raise StaleWriteError(f"event {recorded.seq} of job {job.id} exists already", facts={"job": job.id})
         self._changed(FeedKind.JOB, job.id)
+
+
+def _stale(job: Job, expected_seq: int) -> StaleWriteError:
+    return StaleWriteError(
+        f"job {job.id} changed since it was read",
+        hint="load it again and retry",
+        facts={"job": job.id, "expected_seq": expected_seq},
+    )
 
 
 def _mutable(job: Job) -> dict[str, object]:
