@@ -272,6 +272,16 @@ class JobSuite:
         found = self._store.read(lambda tx: tx.idempotency(record.tenant, "key-1", "POST /jobs", "k"))
         assert found == record
 
+    def idempotency_keys_are_kept_together_or_not_at_all(self) -> None:
+        first = IdempotencyRecord(TenantId("mobility"), "key-1", "POST /jobs", "a", "f", "job-a", NOW)
+        second, third = replace(first, key="b", result="job-b"), replace(first, key="c", result="job-c")
+        self._store.transact(lambda tx: tx.remember_all([first, second]))
+        with refused(ConflictError):
+            self._store.transact(lambda tx: tx.remember_all([third, replace(second, result="job-x")]))
+        asked = (first.tenant, first.principal, first.route, ["b", "a", "c", "b"])
+        assert self._store.read(lambda tx: tx.idempotency_of(*asked)) == {"a": first, "b": second}
+        assert self._store.read(lambda tx: tx.idempotency_of(TenantId("parks"), *asked[1:])) == {}
+
     def an_idempotency_key_belongs_to_tenant_principal_and_route(self) -> None:
         record = IdempotencyRecord(TenantId("mobility"), "key-1", "POST /jobs", "k", "f", "job-a", NOW)
         self._store.transact(lambda tx: tx.remember(record))
