@@ -31,6 +31,7 @@ from factory.domain.tenancy import PLATFORM, Principal, Role
 from factory.domain.time import Instant
 from factory.errors import ConfigurationError, FactoryError, FeedPrunedError, UnauthenticatedError
 from factory.jobs.bundles import Bundles
+from factory.jobs.history import HistoryService
 from factory.jobs.ports import EndedHook
 from factory.jobs.service import JobService
 from factory.models.mlflow import MlflowRegistry
@@ -95,6 +96,7 @@ class ControlPlane:
     tenants: TenantService
     pools: PoolService
     jobs: JobService
+    history: HistoryService
     bundles: Bundles
     datasets: DatasetService
     models: ModelService
@@ -140,6 +142,7 @@ def assemble(settings: Settings, *, hooks: CommitHooks | None = None) -> Control
         tenants=TenantService(store, secrets=lambda size: secrets.token_bytes(size), views=snapshots),
         pools=PoolService(store),
         jobs=jobs,
+        history=HistoryService(store),
         bundles=bundles,
         datasets=DatasetService(store, objects, ids=ids, jobs=jobs, tables=LocalTables(settings.tables)),
         models=ModelService(store, objects),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from factory.schemas.platform import QueueDetail, QueuedJobView, QueuePoolView, QueueView, QuotaModel
     from factory.sdk.client import Client
 
-__all__ = ["app"]
+__all__ = ["app", "parse_quota"]
 
 app = typer.Typer(
     rich_markup_mode=None, invoke_without_command=True, help="Queues: quotas, what is lent and borrowed, who waits."
@@ -167,7 +167,7 @@ def set_queue(
         raise errors.InvalidRequestError(f"queue '{name}' is new: whose is it?", hint="name its tenant: --tenant NAME")
     quotas: dict[str, Any] = {q.pool: q for q in known.quotas} if known is not None else {}
     for text in quota or []:
-        pool, wanted = _quota(text)
+        pool, wanted = parse_quota(text)
         quotas.pop(pool, None)
         if wanted is not None:
             quotas[pool] = wanted
@@ -192,7 +192,7 @@ def _amounts(quota: QuotaModel | QueuePoolView) -> str:
     return f"{quota.nominal or 0:g}{borrowing}{lending}"
 
 
-def _quota(text: str) -> tuple[str, dict[str, Any] | None]:
+def parse_quota(text: str) -> tuple[str, dict[str, Any] | None]:
     """Return the pool, and its quota; None = it shall have none."""
     pool, _, amount = text.partition("=")
     if pool and amount == "none":
