@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from factory.domain.jobs import (
     AttemptState,
@@ -43,6 +43,22 @@ __all__ = [
 ]
 
 
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("no process takes a text with the character NUL: leave it out")
+    return text
+
+
+def _variable(name: str) -> str:
+    if not name or "=" in name:
+        raise ValueError("the name of an environment variable is not empty and holds no '='")
+    return name
+
+
+ProcessText = Annotated[str, AfterValidator(_without_nul)]  # an argument or the value of a variable
+VariableName = Annotated[ProcessText, AfterValidator(_variable)]
+
+
 class FunctionSpec(WireModel):
     """A Python function: `module` and `qualname` in a code bundle, or `pickled` (opened only in the worker)."""
 
@@ -57,7 +73,7 @@ class FunctionSpec(WireModel):
 class CommandSpec(WireModel):
     """A program and its arguments, run in the bundle's folder."""
 
-    argv: tuple[str, ...] = Field(min_length=1)
+    argv: tuple[ProcessText, ...] = Field(min_length=1)
     bundle: str | None = None
 
 
@@ -135,7 +151,7 @@ class JobSpec(WireModel):
     timeout_s: int | None = Field(None, ge=1, le=LONGEST_S)
     start_timeout_s: int = Field(300, ge=1, le=LONGEST_S)
     grace_s: int = Field(10, ge=0, le=3600)
-    env: dict[str, str] = {}
+    env: dict[VariableName, ProcessText] = {}
     seed: int = Field(0, ge=0, lt=2**63)
     after: tuple[str, ...] = ()
     labels: dict[str, str] = {}
