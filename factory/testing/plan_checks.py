@@ -112,6 +112,10 @@ class Books:
         use = self._use[node]
         return Resources(use.cpu_milli, use.memory_bytes, use.gpu_milli)
 
+    def held_by(self, queue: QueueName, pool: PoolName) -> int:
+        """Return the slots_milli of a pool that the queue's own jobs hold."""
+        return self._used.get((queue, pool), 0)
+
     def available_milli(self, queue: QueueName, pool: PoolName) -> int | None:
         """Return how much more of the pool the queue may hold now; None = no quota bounds it."""
         return self._tree.available(queue, pool, self._used)
