@@ -23,18 +23,21 @@ from pathlib import Path
 from typing import TypeAlias
 
 from benchmarks.policies.cluster import Charge, Scheduler, run
+from benchmarks.policies.estimates import Blind, Declared, Learned
+from benchmarks.policies.factory import Factory
 from benchmarks.policies.reference import Fifo, PublishedTiresias, Ranked, Tiresias, srsf, srtf
-from benchmarks.policies.trace import TraceJob, read_trace, synthetic_trace
+from benchmarks.policies.trace import read_trace, synthetic_trace
 
-_Maker: TypeAlias = Callable[[Sequence[TraceJob], int, int, Charge], Scheduler]
+_Maker: TypeAlias = Callable[[int, int, Charge], Scheduler]
 
 POLICIES: dict[str, _Maker] = {
-    "fifo": lambda _trace, nodes, gpus, _charge: Fifo(nodes, gpus),
-    "srtf": lambda _trace, nodes, gpus, _charge: Ranked(srtf, nodes, gpus),
-    "srsf": lambda _trace, nodes, gpus, _charge: Ranked(srsf, nodes, gpus),
-    "tiresias": lambda _trace, nodes, gpus, charge: (PublishedTiresias if charge is Charge.MURI else Tiresias)(
-        nodes, gpus
-    ),
+    "fifo": lambda nodes, gpus, _charge: Fifo(nodes, gpus),
+    "srtf": lambda nodes, gpus, _charge: Ranked(srtf, nodes, gpus),
+    "srsf": lambda nodes, gpus, _charge: Ranked(srsf, nodes, gpus),
+    "tiresias": lambda nodes, gpus, charge: (PublishedTiresias if charge is Charge.MURI else Tiresias)(nodes, gpus),
+    "ours": lambda nodes, gpus, _charge: Factory(nodes, gpus, "least-attained-service", Blind()),
+    "ours-declared": lambda nodes, gpus, _charge: Factory(nodes, gpus, "shortest", Declared()),
+    "ours-learned": lambda nodes, gpus, _charge: Factory(nodes, gpus, "shortest", Learned()),
 }
 
 
@@ -56,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     figures: dict[str, dict[str, float | int]] = {}
     for name in arguments.policies:
         began = time.perf_counter()
-        scheduler = POLICIES[name](trace, arguments.nodes, arguments.gpus, arguments.restart_cost)
+        scheduler = POLICIES[name](arguments.nodes, arguments.gpus, arguments.restart_cost)
         result = run(trace, scheduler, arguments.nodes * arguments.gpus, arguments.restart_cost)
         figures[name] = result.summary()
         print(f"{name}: {result.events} events in {time.perf_counter() - began:.1f} s, {figures[name]}", flush=True)

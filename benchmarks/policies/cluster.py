@@ -126,12 +126,12 @@ def run(trace: Sequence[TraceJob], scheduler: Scheduler, gpus: int, charge: Char
             execution.preemptions += 1
             execution.ends_at_s = math.inf
         result.preemptions += len(verdict.stop)
+        running = [execution for execution in running if execution.is_running]
         for execution in verdict.start:
             execution.is_running = True
             execution.starting_s = execution.job.start_cost_s
             execution.started_at_s = now_s
         waiting += len(came) + len(verdict.stop) - len(verdict.start)
-        running = [execution for execution in running if execution.is_running]
         running.extend(verdict.start)
         if sum(execution.gpus for execution in running) > gpus:
             raise RuntimeError(f"the scheduler gave out more than {gpus} GPUs at {now_s} s")
@@ -153,3 +153,4 @@ def _progress(execution: Execution, now_s: float, charge: Charge) -> None:
             paid_s = min(execution.job.start_cost_s, passed_s)
     execution.remaining_s -= passed_s - paid_s
     execution.attained_s += passed_s
+    execution.checked_at_s = now_s
