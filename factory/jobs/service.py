@@ -18,6 +18,7 @@ from factory.domain.events import (
     CancelRequested,
     Event,
     PriorityChanged,
+    Recorded,
     ResumeRequested,
     Submitted,
     SuspendRequested,
@@ -156,39 +157,35 @@ class JobService:
 
         def work(tx: SubmissionTx) -> tuple[Submission, ...]:
             normaliser = self._normaliser(tx, tenant)
+            keys = [key for key, _ in wanted if key is not None]
+            known = tx.idempotency_of(tenant, principal.id, _ROUTE, keys) if keys else {}
+            new: dict[JobId, tuple[Job, tuple[Recorded, ...]]] = {}
+            records: list[IdempotencyRecord] = []
             made: list[Submission] = []
             for index, ((key, spec), fingerprint) in enumerate(zip(wanted, prints, strict=True)):
                 try:
-                    submission = self._submit_one(tx, normaliser, principal, tenant, key, spec, fingerprint, now)
+                    if key is not None and (before := known.get(key)) is not None:
+                        _check_same(before, fingerprint)
+                        job_id = JobId(before.result)
+                        job = new[job_id][0] if job_id in new else _found(tx, principal, job_id)
+                        made.append(Submission(job, replayed=True))
+                        continue
+                    normal = normaliser.normalise(spec)
                 except (InvalidRequestError, NotFoundError) as exc:
                     if len(wanted) > 1:
                         exc.facts["item"] = index
                     raise
-                made.append(submission)
+                job, recorded = self._made(tenant, normal.spec, principal.id, now, hold=normal.hold)
+                new[job.id] = job, recorded
+                made.append(Submission(job))
+                if key is not None:
+                    known[key] = IdempotencyRecord(tenant, principal.id, _ROUTE, key, fingerprint, job.id, now)
+                    records.append(known[key])
+            tx.insert_jobs(list(new.values()))
+            tx.remember_all(records)
             return tuple(made)
 
         return self._store.transact(work)
-
-    def _submit_one(
-        self,
-        tx: SubmissionTx,
-        normaliser: Normaliser,
-        principal: Principal,
-        tenant: TenantId,
-        key: str | None,
-        spec: JobSpec,
-        fingerprint: str,
-        now: Instant,
-    ) -> Submission:
-        if key is not None:
-            known = tx.idempotency(tenant, principal.id, _ROUTE, key)
-            if known is not None:
-                return _replay(tx, principal, known, fingerprint)
-        normal = normaliser.normalise(spec)
-        job = self._insert(tx, tenant, normal.spec, principal.id, now, hold=normal.hold)
-        if key is not None:
-            tx.remember(IdempotencyRecord(tenant, principal.id, _ROUTE, key, fingerprint, job.id, now))
-        return Submission(job)
 
     def submit_ingest(
         self, tx: object, principal: Principal, tenant: TenantId, version_id: VersionId, queue: str | None, now: Instant
@@ -248,12 +245,24 @@ class JobService:
         now: Instant,
         *,
         group: GroupRef | None = None,
-        hold: Waiting | None = None,
     ) -> Job:
+        job, recorded = self._made(tenant, spec, by, now, group=group)
+        tx.insert_job(job, recorded)
+        return job
+
+    def _made(
+        self,
+        tenant: TenantId,
+        spec: Asked,
+        by: str,
+        now: Instant,
+        *,
+        group: GroupRef | None = None,
+        hold: Waiting | None = None,
+    ) -> tuple[Job, tuple[Recorded, ...]]:
         event = Submitted(now, JobId(self._ids.new("job")), tenant, by, spec, group, hold)
         job, recorded, _ = record(None, event)
-        tx.insert_job(job, (recorded,))
-        return job
+        return job, (recorded,)
 
     def _normaliser(self, reader: SubmissionReader, tenant: TenantId) -> Normaliser:
         return Normaliser(reader, tenant, catalogue=self._catalogue, bundles=self._bundles)
@@ -438,14 +447,13 @@ def _found(reader: SubmissionReader, principal: Principal, job_id: JobId) -> Job
     return job
 
 
-def _replay(tx: SubmissionTx, principal: Principal, known: IdempotencyRecord, fingerprint: str) -> Submission:
+def _check_same(known: IdempotencyRecord, fingerprint: str) -> None:
     if known.fingerprint != fingerprint:
         raise IdempotencyConflictError(
             f"the idempotency key '{known.key}' was used before with another body, for job {known.result}",
             hint="use a fresh key for another job, or send the same body again",
             facts={"key": known.key, "job": known.result},
         )
-    return Submission(_found(tx, principal, JobId(known.result)), replayed=True)
 
 
 def _fingerprint(spec: JobSpec) -> str:
