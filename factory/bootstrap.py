@@ -43,6 +43,7 @@ from factory.scheduling.snapshot import Snapshot
 from factory.schemas.platform import KeyRequest, TenantRequest
 from factory.serving.service import EndpointService, follow_aliases
 from factory.settings import Settings
+from factory.storage.folder import private_folder
 from factory.storage.hooks import CommitHooks
 from factory.storage.store import SqlStore, open_store
 from factory.telemetry.metrics import Metrics, StateSample
@@ -118,7 +119,7 @@ def assemble(settings: Settings, *, hooks: CommitHooks | None = None) -> Control
     Raises: ConfigurationError: a file of the data folder cannot be used, or its schema is newer than this release.
     """
     for folder in (settings.data.absolute(), settings.run, settings.objects, settings.tables):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(folder)
     clock, ids, metrics = SystemClock(), UuidIds(), Metrics()
     store = open_store(settings.store_url, clock=clock, hooks=hooks)
     objects = FileObjectStore(settings.objects)
