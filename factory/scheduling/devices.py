@@ -1,7 +1,7 @@
 """Which devices of a node a replica gets: named, so that no two jobs are told the same GPU (rule 3).
 
 Whole GPUs are wholly free devices, lowest index first. A share of a GPU goes to the device where cutting it off costs
-least, of these to the fullest, ties to the lowest index. The two functions say the same: `after` for many nodes at
+least, of these to the fullest, ties to the lowest index. The two functions say the same: `cut_cost` for many nodes at
 once, `grant` with names.
 """
 
@@ -12,9 +12,10 @@ import numpy as np
 from factory.domain.jobs import DeviceShare
 from factory.scheduling.fleet import WHOLE, Ints
 
-__all__ = ["after", "grant"]
+__all__ = ["cut_cost", "grant"]
 
 _RANKS = 1 << 10  # more than a device's free amounts
+_NOWHERE = 1 << 60
 
 
 def grant(
@@ -41,20 +42,16 @@ def grant(
     return tuple(granted)
 
 
-def after(devices: Ints, gpu_milli: int, counts: Ints, cuts: Ints | None) -> Ints:
-    """Return [node, device]: what each node's devices are left with when it takes so many replicas, for which it has
-    room.
-    """
-    if gpu_milli == 0:
-        return devices
-    left = devices.copy()
-    if cuts is None:
-        whole = left == WHOLE
-        left[whole & (np.cumsum(whole, axis=1) <= counts[:, None] * (gpu_milli // WHOLE))] = 0
-        return left
-    ranks = cuts * _RANKS + np.arange(len(cuts))
-    every = np.arange(len(left))
-    for turn in range(int(counts.max(initial=0))):
-        index = ranks[np.maximum(left, 0)].argmin(axis=1)
-        left[every, index] -= np.where(turn < counts, gpu_milli, 0)
-    return left
+def cut_cost(devices: Ints, gpu_milli: int, counts: Ints, cuts: Ints) -> Ints:
+    """Return what cutting so many shares off each node's devices costs; each node has room for them."""
+    ranks, devices = cuts * _RANKS + np.arange(len(cuts)), np.maximum(devices, 0)
+    most = int(counts.max(initial=0))
+    if most == 1:  # all of them, since nobody asks for none
+        return ranks[devices].min(axis=1, initial=_NOWHERE) // _RANKS
+    left, every, cost = devices, np.arange(len(devices)), np.zeros(len(devices), np.int64)
+    for turn in range(most):
+        ranked, cuts_one_more = ranks[left], turn < counts
+        index = ranked.argmin(axis=1)
+        cost += np.where(cuts_one_more, ranked[every, index] // _RANKS, 0)
+        left[every, index] -= np.where(cuts_one_more, gpu_milli, 0)
+    return cost

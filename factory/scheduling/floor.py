@@ -17,7 +17,7 @@ import numpy as np
 from factory.domain.ids import NodeId
 from factory.domain.jobs import Placement, Topology
 from factory.domain.resources import Resources
-from factory.scheduling.devices import after, grant
+from factory.scheduling.devices import cut_cost, grant
 from factory.scheduling.fleet import UNBOUNDED, WHOLE, Bits, Columns, Fleet, Ints, Shape
 from factory.scheduling.fragmentation import Costs, Typical, costs_of
 
@@ -219,13 +219,10 @@ class Floor:
     def _cost(self, shape: Shape, rows: Ints, counts: Ints) -> Ints:
         """Return what so many replicas would cost on each node."""
         asked, free = shape.resources, self._free.at(rows)
-        left = Columns(
-            free.cpu - asked.cpu_milli * counts,
-            free.memory - asked.memory_bytes * counts,
-            free.gpu - asked.gpu_milli * counts,
-            after(free.devices, asked.gpu_milli, counts, self._cuts(shape)),
-        )
-        return self._costs.of(free, left, self.fleet.model[rows])
+        cost = self._costs.of(asked, free, self.fleet.model[rows], counts)
+        if (cuts := self._cuts(shape)) is not None:
+            cost += cut_cost(free.devices, asked.gpu_milli, counts, cuts) * self._costs.unit
+        return cost
 
 
 def _copies(asked: Resources, free: Columns) -> Ints:

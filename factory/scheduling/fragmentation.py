@@ -27,8 +27,7 @@ __all__ = ["Costs", "Typical", "costs_of"]
 _SCALE = 10_000  # weights of typical shapes add up to about this
 _PER_MILLI = GPU_WORTH // WHOLE  # worth of a thousandth of a GPU
 _PLENTY = 500  # per mille of a model's fair part of the demand that may ask for it by name before it is scarce
-_MOST_BESIDE = 1 << 18  # most CPU thousandths or MiB counted beside one GPU; keeps every cost below 2^63
-_MOST_FREE = 1 << 25  # the same of one node: 33,000 CPUs, 32 TiB
+_MOST_BESIDE = 1 << 18  # most CPU thousandths or MiB counted beside one GPU; costs of nodes up to 2 PiB stay below 2^63
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +62,10 @@ class Costs:
         capacity = sum(capacities, start=Resources())
         self._worth: Ints = np.array(share_worths(_shares(typical)), np.int64)
         self._cut: dict[int, Ints] = {}
-        self._gpu, self._cpu, self._memory = _factors(_mix(typical, capacity))
+        # `unit`: how many units of cost a twelfth of a thousandth of a GPU has
+        self.unit, self._cpu, self._memory = _factors(_mix(typical, capacity))
         scarce = [_scarcity(typical, models, capacities, code) for code in range(len(models))]
-        self._scarcity: Ints = np.array(scarce, np.int64) * (_PER_MILLI * self._gpu) // 1000
+        self._scarcity: Ints = np.array(scarce, np.int64) * (_PER_MILLI * self.unit) // 1000
 
     def cuts(self, gpu_milli: int) -> Ints:
         """Return what cutting such a share off costs at each free amount of a device; where it does not fit, a lot."""
@@ -76,30 +76,33 @@ class Costs:
             self._cut[gpu_milli] = cut
         return cut
 
-    def of(self, free: Columns, left: Columns, model: Ints) -> Ints:
-        """Return what it costs that nodes whose models have these codes go from `free` to `left`."""
-        cost = (self._imbalance(left) - self._imbalance(free)) * _PER_MILLI
-        cost += self._scarcity[model] * (free.gpu - left.gpu)
-        if free.devices is not left.devices:
-            worth = self._worth[np.maximum(free.devices, 0)] - self._worth[np.maximum(left.devices, 0)]
-            cost += worth.sum(axis=1) * self._gpu
+    def of(self, asked: Resources, free: Columns, model: Ints, counts: Ints) -> Ints:
+        """Return what so many replicas cost each node in balance and scarcity.
+
+        Args:
+            model: codes of the nodes' models.
+        """
+        gpu, cpu, memory = free.gpu * self.unit, free.cpu * self._cpu, (free.memory // MIB) * self._memory
+        cost = -self._imbalance(gpu, cpu, memory)
+        gpu -= counts * (asked.gpu_milli * self.unit)
+        cpu -= counts * (asked.cpu_milli * self._cpu)
+        memory = ((free.memory - counts * asked.memory_bytes) // MIB) * self._memory
+        cost += self._imbalance(gpu, cpu, memory)
+        cost *= _PER_MILLI
+        if asked.gpu_milli:
+            cost += self._scarcity[model] * (counts * asked.gpu_milli)
         return cost
 
-    def _imbalance(self, free: Columns) -> Ints:
-        """Return how far apart the resources are, in units that one thousandth of a GPU has `_gpu` of.
+    def _imbalance(self, gpu: Ints, cpu: Ints, memory: Ints) -> Ints:
+        """Return how far apart the resources of each node are.
 
         Memory counts only where it is short: what is over of it is of no use to anybody.
         """
-        gpu = np.clip(free.gpu, 0, _MOST_FREE) * self._gpu
-        cpu = np.clip(free.cpu, 0, _MOST_FREE) * self._cpu
-        high = np.maximum(gpu, cpu)
-        low = high
-        if self._gpu:
-            low = np.minimum(low, gpu)
+        high, low = np.maximum(gpu, cpu), gpu
         if self._cpu:
-            low = np.minimum(low, cpu)
+            low = np.minimum(low, cpu) if self.unit else cpu
         if self._memory:
-            low = np.minimum(low, np.clip(free.memory // MIB, 0, _MOST_FREE) * self._memory)
+            low = np.minimum(low, memory)
         return high - low
 
 
