@@ -164,6 +164,7 @@ def _run(join: JoinFile) -> NoReturn:
     os.environ.update(ray_client_env(join.ray_token_path))
     # Ray reads its environment when it is imported
     from factory.runner.cluster import Cluster
+    from factory.runner.fencing import Renewals
     from factory.runner.ingress.choice import choose_ingress, ensure_ingress_secret
     from factory.runner.keeping import IngressKeeper, ingress_port
     from factory.runner.link import Link
@@ -178,7 +179,10 @@ def _run(join: JoinFile) -> NoReturn:
     secret = ensure_ingress_secret(ingress_dir / "secret")
     key_file = join.key_file or keep_key(join.node_dir / "runner.key", join.key)
     cluster = Cluster(join.ray_address, options, url=join.url, key_file=key_file, release=factory.__version__)
-    loop = RunnerLoop(cluster, join.runner, join.url, ingress_secret=secret, stop_grace_s=join.stop_grace_s)
+    renewals = Renewals()
+    loop = RunnerLoop(
+        cluster, join.runner, join.url, ingress_secret=secret, stop_grace_s=join.stop_grace_s, renewals=renewals
+    )
     port = ingress_port(ingress_dir, join.ingress_port)
     ingress = IngressKeeper(choose_ingress(ingress_dir, port, join.ingress_host, secret=secret))
     loop.ingress_url = ingress.start()
@@ -192,7 +196,7 @@ def _run(join: JoinFile) -> NoReturn:
         ingress.wish(link.desired)
         loop.wake()
 
-    link = Link(http, join.runner, uuid.uuid4().hex, on_news)
+    link = Link(http, join.runner, uuid.uuid4().hex, on_news, renewals)
     joined = link.join(
         JoinRequest(
             runner=join.runner,
