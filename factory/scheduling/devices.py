@@ -7,6 +7,8 @@ once, `grant` with names.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from factory.domain.jobs import DeviceShare
@@ -29,8 +31,8 @@ def grant(
     if gpu_milli == 0:
         return ((),) * count
     if cuts is None:
-        whole = iter([index for index, left in enumerate(devices) if left == WHOLE])
-        return tuple(tuple(DeviceShare(next(whole), WHOLE) for _ in range(gpu_milli // WHOLE)) for _ in range(count))
+        whole, each = [index for index, left in enumerate(devices) if left == WHOLE], gpu_milli // WHOLE
+        return tuple(tuple(_share(i, WHOLE) for i in whole[n * each : (n + 1) * each]) for n in range(count))
     left = list(devices)
     granted: list[tuple[DeviceShare, ...]] = []
     for _ in range(count):
@@ -38,8 +40,13 @@ def grant(
             (i for i, free in enumerate(left) if free >= gpu_milli), key=lambda i: (int(cuts[left[i]]), left[i], i)
         )
         left[index] -= gpu_milli
-        granted.append((DeviceShare(index, gpu_milli),))
+        granted.append((_share(index, gpu_milli),))
     return tuple(granted)
+
+
+@lru_cache(maxsize=1 << 14)
+def _share(index: int, milli: int) -> DeviceShare:
+    return DeviceShare(index, milli)
 
 
 def cut_cost(devices: Ints, gpu_milli: int, counts: Ints, cuts: Ints) -> Ints:

@@ -128,19 +128,25 @@ class Floor:
         return self._costs.cuts(gpu) if 0 < gpu < WHOLE else None
 
     def _move(self, placements: Iterable[Placement], sign: int) -> None:
-        columns, rows, sizes = self._writable(), self.fleet.rows, self.fleet.sizes
+        free, rows, sizes = self._writable(), self.fleet.rows, self.fleet.sizes
+        at: list[int] = []
+        amounts: list[tuple[int, int, int]] = []
+        devices: list[tuple[int, int, int]] = []
         for placement in placements:
-            row = rows.get(placement.node)
-            if row is None:
-                continue
-            asked = placement.resources
-            columns.cpu[row] += sign * asked.cpu_milli
-            columns.memory[row] += sign * asked.memory_bytes
-            columns.gpu[row] += sign * asked.gpu_milli
-            for share in placement.devices:
-                if share.index < sizes[row]:  # a device that the node no longer reports has nothing to give
-                    columns.devices[row, share.index] += sign * share.milli
-            self._journal.append(row)
+            if (row := rows.get(placement.node)) is not None:
+                asked = placement.resources
+                at.append(row)
+                amounts.append((sign * asked.cpu_milli, sign * asked.memory_bytes, sign * asked.gpu_milli))
+                devices += [(row, share.index, sign * share.milli) for share in placement.devices]
+        if not at:
+            return
+        for column, change in zip((free.cpu, free.memory, free.gpu), np.array(amounts, np.int64).T, strict=True):
+            np.add.at(column, at, change)
+        if devices:
+            of, index, milli = np.array(devices, np.int64).T
+            known = index < sizes[of]  # a device that the node no longer reports has nothing to give
+            np.add.at(free.devices, (of[known], index[known]), milli[known])
+        self._journal += at
 
     def _writable(self) -> Columns:
         if not self._own:
@@ -202,17 +208,20 @@ class Floor:
             rows: nodes to choose from, each with room for so many `copies`; together they have room for the gang.
         """
         filled: list[tuple[int, int]] = []
-        if int(copies.max()) < replicas:
-            order = np.argsort(-copies, kind="stable")
-            nodes = int(np.searchsorted(np.cumsum(copies[order]), replicas)) + 1  # so few can take it
-            level = int(copies[order[nodes - 1]])  # and the roomiest have at least so much
-            above, equal = np.flatnonzero(copies > level), np.flatnonzero(copies == level)
-            cost = self._cost(shape, rows[equal], copies[equal])
-            full = np.concatenate([above, equal[np.argsort(cost, kind="stable")[: nodes - 1 - len(above)]]])
+        may_be_last = copies >= replicas
+        if not may_be_last.any():
+            level, whole = _fill(copies, replicas)
+            full = np.flatnonzero(copies > level)
+            if whole:
+                equal = np.flatnonzero(copies == level)
+                if whole < len(equal):
+                    equal = equal[np.argsort(self._cost(shape, rows[equal], copies[equal]), kind="stable")[:whole]]
+                full = np.concatenate([full, equal])
             filled = list(zip(rows[full].tolist(), copies[full].tolist(), strict=True))
             replicas -= int(copies[full].sum())
-            rows, copies = np.delete(rows, full), np.delete(copies, full)
-        rows = rows[copies >= replicas]
+            may_be_last = copies >= replicas
+            may_be_last[full] = False
+        rows = rows[may_be_last]
         cost = self._cost(shape, rows, np.full(len(rows), replicas))
         return [*filled, (int(rows[cost.argmin()]), replicas)]
 
@@ -223,6 +232,18 @@ class Floor:
         if (cuts := self._cuts(shape)) is not None:
             cost += cut_cost(free.devices, asked.gpu_milli, counts, cuts) * self._costs.unit
         return cost
+
+
+def _fill(copies: Ints, replicas: int) -> tuple[int, int]:
+    """Return how the fewest nodes hold the gang, which fits no single one: those with room for more than `level` and
+    so many with room for `level` are filled, and one more takes the rest.
+    """
+    numbers = np.bincount(copies).tolist()
+    level = len(numbers) - 1
+    while numbers[level] * level < replicas:
+        replicas -= numbers[level] * level
+        level -= 1
+    return level, (replicas - 1) // level
 
 
 def _copies(asked: Resources, free: Columns) -> Ints:
