@@ -123,21 +123,22 @@ class JobSpec(WireModel):
     gpu: float = Field(0.0, ge=0, le=10_000)  # a fraction below 1 is a share of one device
     replicas: int = Field(1, ge=1, le=10_000, description="Size of the gang: all or nothing, but see min_replicas.")
     min_replicas: int | None = Field(
-        None, ge=1, le=10_000, description="It may start with so few of its replicas; null = all or nothing."
+        default=None, ge=1, le=10_000, description="It may start with so few of its replicas; null = all or nothing."
     )
     queue: Name | None = None  # None = the tenant's own queue
     pool: str | None = None
     flavors: tuple[str, ...] = Field(
-        (), max_length=20, description="Kinds of node that it may use, best first; empty = any (GET /pools)."
+        default=(), max_length=20, description="Kinds of node that it may use, best first; empty = any (GET /pools)."
     )
     gpu_models: tuple[str, ...] = Field(
-        (), max_length=20, description="Of which its GPUs must be; empty = any (GET /nodes)."
+        default=(), max_length=20, description="Of which its GPUs must be; empty = any (GET /nodes)."
     )
     topology: Topology = Field(
-        Topology.ANY, description="How its replicas lie: any, one-node, same-zone, or spread (each on its own node)."
+        default=Topology.ANY,
+        description="How its replicas lie: any, one-node, same-zone, or spread (each on its own node).",
     )
     estimate_s: int | None = Field(
-        None,
+        default=None,
         ge=1,
         le=LONGEST_S,
         description="Seconds that it is expected to run in all. It plans with it and never ends the job: that is "
@@ -287,8 +288,9 @@ class ExplanationView(WireModel):
     position: int | None = None  # 1 = next
     queue_length: int = 0
     used_slots: float = 0  # by its queue, now
-    nominal_slots: float | None = None
-    expected_start: int | None = None
+    nominal_slots: float | None = None  # its quota; None = not limited by one of its own
+    expected_start: int | None = None  # None = not known
+    helps: tuple[str, ...] = ()  # what would let it start sooner, each a sentence
 
 
 class EventView(WireModel):

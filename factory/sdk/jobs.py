@@ -22,7 +22,7 @@ from factory.schemas.jobs import (
     JobSpec,
     JobView,
 )
-from factory.sdk.transport import Transport
+from factory.sdk.transport import Transport, validated
 
 __all__ = ["JobHandle", "Jobs", "LogLine"]
 
@@ -246,14 +246,4 @@ class Jobs:
 
 def job_spec(**fields: Any) -> JobSpec:
     """Make a JobSpec; a wrong field is an InvalidRequestError that names it, as the server would say it."""
-    from pydantic import ValidationError
-
-    try:
-        return JobSpec.model_validate(fields)
-    except ValidationError as exc:
-        first = exc.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "spec"
-        known = JobSpec.model_fields if first["type"] == "extra_forbidden" and len(first["loc"]) == 1 else ()
-        raise errors.InvalidRequestError(
-            f"{where}: {first['msg']}{errors.did_you_mean(where, known)}", hint="see: factory jobs submit --help"
-        ) from exc
+    return validated(JobSpec, fields, hint="see: factory jobs submit --help")

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from factory.domain.ids import JobId, NodeId, PoolName, QueueName, RunnerId, TenantId
 from factory.domain.jobs import CommandEntry, JobSpec
-from factory.domain.pools import Flavor, Isolation, Node, Pool
+from factory.domain.pools import Flavor, Isolation, Node, NodeState, Pool
 from factory.domain.resources import Resources
 from factory.domain.tenancy import Queue, Quota
 from factory.domain.time import Instant
@@ -23,7 +23,7 @@ def period_of(jobs: Iterable[HistoryJob], since: Instant, until: Instant) -> Per
 
 
 def fleet_of(rows: HistoryFleet) -> Fleet:
-    """Return the fleet."""
+    """Return the fleet; a node that is draining now takes part, one that is lost does not."""
     return Fleet(
         pools=tuple(
             Pool(
@@ -43,7 +43,7 @@ def fleet_of(rows: HistoryFleet) -> Fleet:
                 RunnerId(n.runner),
                 Resources(n.cpu_milli, n.memory_bytes, 1000 * n.devices),
                 n.devices,
-                n.state,
+                NodeState.LOST if n.state is NodeState.LOST else NodeState.READY,
                 n.gpu_model,
                 n.zone,
             )

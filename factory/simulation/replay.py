@@ -62,7 +62,7 @@ __all__ = [
 STOP_MS = 2 * SECOND
 LOOK_MS = 60 * SECOND
 _UNKNOWN_MS = 60 * SECOND  # of a job of which nothing at all is known
-_LOOKS = 20_000  # of the scheduler, about, in one replay: the step follows from the period's length
+_LOOKS = 20_000  # of the scheduler in a period, about: with more events it takes several together
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +174,8 @@ def changed(fleet: Fleet, what: WhatIf, policies: Sequence[str]) -> Fleet:
 
 
 def fine_step_ms(period: Period) -> int:
-    """Return how often the scheduler shall look: every second, less often in a period that is longer than hours."""
-    return max(SECOND, (period.until - period.since) // _LOOKS)
+    """Return how often the scheduler shall look at most: at every event, unless there are many."""
+    return 1 if 2 * len(period.works) <= _LOOKS else max(1, (period.until - period.since) // _LOOKS)
 
 
 def replay(period: Period, fleet: Fleet, *, step_ms: int | None = None) -> Outcome:

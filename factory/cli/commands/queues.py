@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.padding import Padding
 from rich.text import Text
 
 from factory import errors
-from factory.cli.output import console, emit_json, is_json, show_pairs, show_table, stamp
+from factory.cli.output import console, emit_json, is_json, show_folded, show_pairs, show_table, stamp, tenths
 
 if TYPE_CHECKING:
     from factory.schemas.platform import QueueDetail, QueuedJobView, QueuePoolView, QueueView, QuotaModel
@@ -114,7 +113,7 @@ def _show_pools(view: QueueDetail) -> None:
                 f"{pool.borrowed:g}" if pool.nominal is not None else "-",
                 f"{pool.lent:g}" if pool.nominal is not None else "-",
                 ", ".join(f"{name} {slots:g}" for name, slots in sorted(pool.lent_to.items())) or "-",
-                f"{pool.fair_share:g}",
+                tenths(pool.fair_share),
             )
             for pool in view.pools
         ],
@@ -138,12 +137,11 @@ def _show_waiting(view: QueueDetail) -> None:
 
 def _show_job(job: QueuedJobView) -> None:
     starts = f", expected {stamp(job.expected_start)}" if job.expected_start else ""
-    head = Text(f"{job.position or '-':>3}  {job.id}  {job.name}", overflow="ellipsis", no_wrap=True)
-    console.print(head)
+    console.print(Text(f"{job.position or '-':>3}  {job.id}  {job.name}", overflow="ellipsis", no_wrap=True))
     reason = job.reason.value if job.reason is not None else ""
     for text, style in ((f"{reason}, priority {job.priority.value}{starts}", "yellow"), (job.message, "default")):
         if text:
-            console.print(Padding(Text(text, style=style), (0, 0, 0, 5)))
+            show_folded(Text(text, style=style), Text("     "))
 
 
 @app.command("set")

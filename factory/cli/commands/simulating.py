@@ -16,7 +16,7 @@ from rich.text import Text
 from factory import errors
 from factory.cli.commands.processes import needs_extra
 from factory.cli.commands.queues import parse_quota
-from factory.cli.output import console, emit_json, is_json, show_table, stamp
+from factory.cli.output import console, emit_json, is_json, progress, show_table, span, stamp
 
 if TYPE_CHECKING:
     from factory.simulation.replay import Outcome, Waits, WhatIf
@@ -93,13 +93,13 @@ def _what_if(begin: int, end: int, add_nodes: list[str], quota: list[str], polic
     client = Client()
     fleet = fleet_of(client.history.fleet())
     other = changed(fleet, what, POLICIES)  # a wrong name is said before the long part begins
-    with console.status("reading the period …"):
+    with progress("reading the period …"):
         period = period_of(client.history.jobs(begin, end), begin, end)
     if not period.works:
         raise errors.InvalidRequestError(
             f"no job waited or ran between {stamp(begin)} and {stamp(end)}", hint="choose another period"
         )
-    with console.status(f"replaying {len(period.works)} jobs …"):
+    with progress(f"replaying {len(period.works)} jobs …"):
         before, after = replay(period, fleet), replay(period, other)
     if is_json():
         emit_json(
@@ -118,6 +118,9 @@ def _what_if(begin: int, end: int, add_nodes: list[str], quota: list[str], polic
     for words, given in (("more nodes", add_nodes), ("quota", quota), ("policy", policy)):
         if given:
             console.print(Text(f"changed: {words} {', '.join(given)}"))
+    lost = sorted(node.id for node in fleet.nodes if node.state.value == "lost")
+    if lost:
+        console.print(Text(f"lost now, so they take no part: {', '.join(lost)}", style="yellow"))
     console.print()
     _show(before, after)
 
@@ -215,21 +218,6 @@ def _show_waits(title: str, ours: dict[str, Waits], theirs: dict[str, Waits]) ->
         ],
         empty="",
     )
-
-
-def span(ms: int) -> str:
-    """Return a duration for people: two units at most.
-
-    >>> span(0), span(90_000), span(93_600_000)
-    ('0s', '1m 30s', '26h')
-    """
-    seconds = round(ms / 1000)
-    hours, minutes = seconds // 3600, seconds // 60 % 60
-    if hours:
-        return f"{hours}h {minutes}m" if minutes else f"{hours}h"
-    if minutes:
-        return f"{minutes}m {seconds % 60}s" if seconds % 60 else f"{minutes}m"
-    return f"{seconds}s"
 
 
 def as_json(outcome: Outcome) -> dict[str, Any]:
