@@ -1,20 +1,21 @@
 """The second look before slots are given: rule 3 checked on the transaction's own rows, whatever the plan believed.
 
 `Ledger` holds the snapshot of the very state that the transaction will change, and counts in each admission of the
-group. It trusts nothing of the decision but what the allocation names.
+group on top of it. It trusts nothing of the decision but what the allocation names.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
 
+from factory.domain.ids import NodeId, PoolName, QueueName
 from factory.domain.jobs import Allocation, DeviceShare, Job, JobState, Placement
 from factory.domain.pools import Isolation, NodeState
 from factory.domain.resources import slots_milli
 from factory.domain.time import Instant
-from factory.scheduling.indices import load_of
+from factory.scheduling.indices import Holding, hold, load_of
 from factory.scheduling.quota import limits, reached
-from factory.scheduling.snapshot import JobChanged, Snapshot
+from factory.scheduling.snapshot import Snapshot
 
 __all__ = ["Ledger", "Refusal"]
 
@@ -38,7 +39,9 @@ class Ledger:
     """What is held at this moment of one transaction."""
 
     def __init__(self, snapshot: Snapshot) -> None:
-        self.snapshot = snapshot
+        self.snapshot = snapshot  # before the group's own admissions
+        self._holdings: dict[NodeId, Holding | None] = {}  # of nodes on which something was admitted
+        self._more: dict[tuple[QueueName, PoolName], int] = {}  # slots_milli on top of the snapshot's, queues below too
 
     def refuses(self, job: Job, allocation: Allocation, now: Instant) -> Refusal | None:
         """Return why `job` may not be given `allocation` now; None if it may."""
@@ -62,14 +65,23 @@ class Ledger:
         except ValueError:  # the flavor was changed to one that has none of what is asked
             return Refusal.POOL
         bounds = limits(self.snapshot, asked.queue, allocation.pool)
-        used = self.snapshot.tree_used
-        if slots != allocation.slots_milli or reached(bounds, lambda q: used.get((q, allocation.pool), 0), slots):
+        if slots != allocation.slots_milli or reached(bounds, lambda q: self._used(q, allocation.pool), slots):
             return Refusal.QUOTA
         return None
 
-    def admit(self, job: Job) -> None:
-        """Count in a job that was given its allocation."""
-        self.snapshot = self.snapshot.evolve([JobChanged(job.id, job)])
+    def admit(self, queue: QueueName, allocation: Allocation) -> None:
+        """Count in what was given to a job of `queue`."""
+        for placement in allocation.placements:
+            self._holdings[placement.node] = hold(self._held(placement.node), placement, 1)
+        for level in self.snapshot.chain(queue):
+            at = (level.name, allocation.pool)
+            self._more[at] = self._more.get(at, 0) + allocation.slots_milli
+
+    def _used(self, queue: QueueName, pool: PoolName) -> int:
+        return self.snapshot.tree_used.get((queue, pool), 0) + self._more.get((queue, pool), 0)
+
+    def _held(self, node: NodeId) -> Holding | None:
+        return self._holdings[node] if node in self._holdings else self.snapshot.holdings.get(node)
 
     def _nodes_refuse(self, allocation: Allocation) -> Refusal | None:
         placed: dict[str, list[Placement]] = {}
@@ -79,7 +91,7 @@ class Ledger:
             node = self.snapshot.nodes.get(placements[0].node)
             if node is None or node.state is not NodeState.READY or node.pool != allocation.pool:
                 return Refusal.NODE
-            load = load_of(node, self.snapshot.holdings.get(node.id))
+            load = load_of(node, self._held(node.id))
             if not sum((p.resources for p in placements), start=node.capacity * 0).fits_in(load.free):
                 return Refusal.CAPACITY
             if not _devices_fit([share for p in placements for share in p.devices], load.devices):

@@ -388,10 +388,11 @@ class ControlLoop:
         self._agenda.backed_off = False
         found = self._plan(view.snapshot, self._settings.policy, now)
         self._planned = view.snapshot
+        latest = view
         for decisions in _groups(found.decisions, self._settings.group):
             done = self._in_tx(
-                lambda tx, decisions=decisions: dispatch(
-                    tx, view, decisions, epoch=epoch, now=now, on_ended=self._on_ended
+                lambda tx, decisions=decisions, since=latest: dispatch(
+                    tx, view, decisions, epoch=epoch, now=now, on_ended=self._on_ended, since=since
                 ),
                 tally,
                 epoch,
@@ -400,6 +401,9 @@ class ControlLoop:
                 self._planned = None
                 break
             self._count(tally, done)
+            if done.view is not None:
+                self._note(latest.snapshot, done.view.snapshot, done.changed)
+                self._view = latest = done.view
         tally.more |= len(found.decisions) >= self._settings.policy.max_decisions or self._planned is None
         if found.decisions:
             self._refresh(now)
