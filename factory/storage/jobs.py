@@ -261,7 +261,7 @@ class JobSql(SqlSession):
         if self._write_all(_UPDATE_JOBS, moved) < len(moved):
             raise _stale(updated[0][1].id, updated[0][0])
         self._write_all(_PUT_ATTEMPTS, attempted)
-        rows = [(id, seq, codec.EVENT.dump(event)) for id, seq, event in happened]
+        rows = [(id, seq, self._bodies.dump_event(id, event)) for id, seq, event in happened]
         if self._write_all(_INSERT_EVENTS, rows) < len(rows):
             raise StaleWriteError("one of these events exists already", facts={"jobs": sorted({r[0] for r in rows})})
 
