@@ -84,12 +84,15 @@ class Normaliser:
         *,
         catalogue: Catalogue,
         bundles: BundleStore,
+        dry: bool = False,
     ) -> None:
+        """Judge for `tenant`; `dry`: code need not be there yet, and what can never run is not refused."""
         self._reader = reader
         self._tenant = tenant
         self._scope = Scope(tenant)
         self._catalogue = catalogue
         self._bundles = bundles
+        self._dry = dry
         self._snapshot: Snapshot | None = None
         self._queues: tuple[Queue, ...] | None = None
         self._pools: dict[PoolName, Pool] | None = None
@@ -142,7 +145,8 @@ class Normaliser:
             after=self._after(asked.after),
             labels=tuple(sorted(asked.labels.items())),
         )
-        self.check_feasible(spec)
+        if not self._dry:
+            self.check_feasible(spec)
         return Normalised(spec, gating.waits_for(self._reader, self._tenant, spec))
 
     def queue(self, name: str | None) -> QueueName:
@@ -283,7 +287,7 @@ class Normaliser:
 
     def _code(self, text: str) -> Digest:
         digest = check_digest(text)
-        if digest not in self._uploaded:
+        if digest not in self._uploaded and not self._dry:
             if not self._bundles.has(self._tenant, (digest,)):
                 raise InvalidRequestError(
                     f"the code {digest} has not been uploaded",

@@ -43,6 +43,7 @@ from factory.domain.time import Instant
 from factory.errors import ConflictError, IdempotencyConflictError, InvalidRequestError, NotFoundError
 from factory.jobs import views
 from factory.jobs.applying import apply_event
+from factory.jobs.dry_run import forecast
 from factory.jobs.normalising import Normaliser
 from factory.jobs.ports import (
     AttemptProgress,
@@ -60,9 +61,10 @@ from factory.jobs.snapshots import BuiltSnapshots
 from factory.lifecycle.liveness import job_of, require_live
 from factory.lifecycle.stepping import record
 from factory.scheduling.explaining import explain
+from factory.scheduling.planning import Policy
 from factory.schemas.attempt import ProgressRequest
 from factory.schemas.common import Page
-from factory.schemas.jobs import BatchItem, EventView, ExplanationView, JobSpec, JobView
+from factory.schemas.jobs import BatchItem, EventView, ExplanationView, JobSpec, JobView, PlanView
 
 __all__ = ["JobService", "LiveAttempt", "Submission"]
 
@@ -266,6 +268,33 @@ class JobService:
 
     def _normaliser(self, reader: SubmissionReader, tenant: TenantId) -> Normaliser:
         return Normaliser(reader, tenant, catalogue=self._catalogue, bundles=self._bundles)
+
+    def plan(self, principal: Principal, spec: JobSpec, *, now: Instant) -> PlanView:
+        """Return what would come of a job if it were submitted now; nothing is stored.
+
+        Raises: as `submit`, but for code that is not there yet and for what can never run, which it answers.
+        """
+        tenant = principal.acting_tenant()
+
+        def look(reader: SubmissionReader) -> PlanView:
+            normaliser = Normaliser(reader, tenant, catalogue=self._catalogue, bundles=self._bundles, dry=True)
+            normal = normaliser.normalise(spec)
+            # sorts behind every id there is
+            submitted = Submitted(now, JobId("job-~"), tenant, principal.id, normal.spec)
+            job, _, _ = record(None, submitted)
+            snapshot = self._snapshots.at(reader)
+            found = forecast(snapshot, job, Policy(), now)
+            pool = snapshot.pools.get(found.allocation.pool) if found.allocation is not None else None
+            stopped = [snapshot.jobs[id] for id in found.preempts]
+            return views.plan_view(
+                normal.spec,
+                found,
+                hold=normal.hold,
+                flavor=None if pool is None else pool.flavor.name,
+                own={job.id for job in stopped if job.tenant == tenant},
+            )
+
+        return self._store.read(look)
 
     # --- change -----------------------------------------------------------------------------------------------------
 

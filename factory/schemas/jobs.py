@@ -37,6 +37,7 @@ __all__ = [
     "OutcomeView",
     "OutputSpec",
     "PlacementView",
+    "PlanView",
     "ProgressView",
     "RetrySpec",
     "WaitingView",
@@ -291,6 +292,24 @@ class ExplanationView(WireModel):
     nominal_slots: float | None = None  # its quota; None = not limited by one of its own
     expected_start: int | None = None  # None = not known
     helps: tuple[str, ...] = ()  # what would let it start sooner, each a sentence
+
+
+class PlanView(WireModel):
+    """What would come of a job if it were submitted now. Nothing is stored, and nothing is promised."""
+
+    feasible: bool  # it could run, at the latest when the factory is idle
+    message: str  # one paragraph for a person
+    waiting: WaitingView | None = None  # why it would wait, or could never run; None: it would start now
+    pool: str | None = None  # where it would start now, with `flavor`, `replicas` and `placements`
+    flavor: str | None = None
+    replicas: int = 0
+    placements: tuple[PlacementView, ...] = ()
+    preempts: tuple[str, ...] = ()  # jobs of the caller's tenant that it would stop
+    preempts_others: int = 0  # how many of other tenants
+    expected_start: int | None = None  # None = not known
+    slots: float = 0  # what it would hold
+    estimate_s: int | None = None  # as declared
+    slot_hours: float | None = None  # slots × estimate; None: it declares none
 
 
 class EventView(WireModel):

@@ -21,6 +21,7 @@ from factory.schemas.jobs import (
     JobPatch,
     JobSpec,
     JobView,
+    PlanView,
 )
 from factory.sdk.transport import Transport, validated
 
@@ -213,6 +214,14 @@ class Jobs:
         key = idempotency_key or str(uuid.uuid4())
         view = self._transport.send(JobView, "POST", "/jobs", spec, headers={"Idempotency-Key": key})
         return JobHandle(self._transport, view)
+
+    def plan(self, spec: JobSpec | None = None, /, **fields: Any) -> PlanView:
+        """Say what would come of a job if it were submitted now: nothing is stored, and code need not be uploaded.
+
+        Raises: InvalidRequestError and its kin, as `submit`; what can never run is an answer (`feasible` False).
+        """
+        spec = spec if spec is not None else job_spec(**fields)
+        return self._transport.send(PlanView, "POST", "/jobs:plan", spec, idempotent=True)
 
     def submit_many(self, specs: Sequence[JobSpec], *, idempotency_key: str | None = None) -> list[JobHandle]:
         """Submit up to 1,000 jobs in one transaction: all or none."""

@@ -139,3 +139,30 @@ def test_the_history_of_all_is_not_for_a_tenants_key(tenant: Tenant) -> None:
         answer = tenant.admin.get(path)
         assert answer.status_code == 403
         assert "platform" in answer.json()["hint"]
+
+
+# --- the dry run ------------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_says_where_and_stores_nothing(tenant: Tenant, runner: Runner) -> None:
+    asked = spec(cpu=0.5, estimate_s=7200)
+    view = tenant.viewer.post("/jobs:plan", json=asked).json()
+    assert (view["feasible"], view["pool"], view["slots"], view["slot_hours"]) == (True, "cpu", 0.5, 1.0)
+    assert view["placements"][0]["node"] == runner.node["id"]
+    assert tenant.viewer.get("/jobs").json()["items"] == []
+
+
+def test_a_dry_run_of_what_could_never_run_says_so(tenant: Tenant, runner: Runner) -> None:
+    view = tenant.viewer.post("/jobs:plan", json=spec(cpu=90_000)).json()
+    assert view["feasible"] is False
+    assert view["waiting"]["message"]
+    assert tenant.viewer.post("/jobs:plan", json=spec(pool="cpus")).json()["code"] == "unknown_pool"
+
+
+def test_a_dry_run_is_the_tenants_own(server: Server, tenant: Tenant, runner: Runner) -> None:
+    stranger = server.tenant()
+    job = tenant.submit(name="secret")
+    missing = stranger.viewer.post("/jobs:plan", json=spec(after=[job]))
+    assert missing.status_code == 404
+    assert stranger.viewer.post("/jobs:plan", json=spec(queue=tenant.name)).status_code == 422
+    assert tenant.name not in stranger.viewer.post("/jobs:plan", json=spec(cpu=64)).text

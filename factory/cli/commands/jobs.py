@@ -33,8 +33,11 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Submit, list, explain, follow and cancel jobs.")
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Submit, plan, list, explain, follow and cancel jobs."
+)
 app.command("submit")(submitting.submit)
+app.command("plan")(submitting.plan)
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Job id, or its beginning.")]
 
 
