@@ -71,7 +71,8 @@ def _utilisation(runs: dict[str, CityRun]) -> Any:
             axis.set_ylim(0, 100)
             _name_days(axis, run)
             if column == 0:
-                axis.set_ylabel(f"{pool}\n% of the slots that are up")
+                axis.set_ylabel(pool)
+    figure.supylabel("% of the slots that are up, by who holds them", fontsize=9)
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="lower center", ncols=6, bbox_to_anchor=(0.5, -0.02))
     return figure
 
@@ -103,10 +104,11 @@ def _waits(runs: dict[str, CityRun]) -> Any:
             axis.plot(waits, 100 * np.arange(1, len(waits) + 1) / len(waits), color=COLOURS[name], label=name)
         axis.set_xscale("log")
         axis.set_xticks([1 / 6, 1, 10, 60, 600, 2880], ["10 s", "1 min", "10 min", "1 h", "10 h", "2 d"])
+        axis.minorticks_off()
         axis.set_xlabel("wait from submit to first start")
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("% of the department's jobs")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="lower center", ncols=6, bbox_to_anchor=(0.5, -0.12))
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="lower center", ncols=6, bbox_to_anchor=(0.5, -0.2))
     return figure
 
 

@@ -42,16 +42,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--days", type=int, default=7)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--policies", default=",".join(POLICIES), help="some of: " + ", ".join(POLICIES))
+    parser.add_argument(
+        "--golden", type=Path, help="write the figures here, as tests/simulation/test_week.py reads them"
+    )
     parser.add_argument("--plots", type=Path, help="draw the figures into this folder")
     given = parser.parse_args(arguments)
     runs: dict[str, CityRun] = {}
     found: dict[str, Any] = {"days": given.days, "seed": given.seed}
+    took: dict[str, float] = {}
     for name in given.policies.split(","):
         began = time.perf_counter()
         runs[name] = run_city(city_week(Random(given.seed), given.days), POLICIES[name])
         found[name] = summary(runs[name])
-        found[name]["wall_s"] = round(time.perf_counter() - began, 1)
+        took[name] = round(time.perf_counter() - began, 1)
         print(f"{name}: {json.dumps(found[name])}")
+    if given.golden is not None:
+        given.golden.parent.mkdir(parents=True, exist_ok=True)
+        given.golden.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+    found["wall_s"] = took
     if given.plots is not None:
         from benchmarks._plots import draw  # matplotlib is not needed without
 

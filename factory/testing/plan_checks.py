@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from factory.domain.ids import JobId, NodeId, PoolName, QueueName
-from factory.domain.jobs import Allocation, AttemptState, Job, JobSpec, JobState, PriorityClass, Topology
+from factory.domain.jobs import Allocation, AttemptState, Job, JobSpec, JobState, Topology
 from factory.domain.pools import Isolation, Node, NodeState, Pool
 from factory.domain.resources import Resources, slots_milli
 from factory.domain.tenancy import Queue, Quota
@@ -242,19 +242,17 @@ class Books:
                     yield Fault("legality", f"{job.id} is stopped for {winner.id}, but its queue is within its quota")
                 self._count(job.spec.queue, held, -1)
                 freed.append((job.spec.queue, held))
-            fits: dict[tuple[object, ...], bool] = {}
+            touched = dict.fromkeys(placement.node for _, held in freed for placement in held.placements)
+            order = [*touched, *(id for id in self.nodes if id not in touched)]  # where room is likely first
             for id in sorted({preempt.for_job for preempt, _, _ in victims}):
                 job = self.jobs[id]
-                shape = (job.tenant, replace(job.spec, name="", estimate_s=None, priority=PriorityClass.NORMAL))
-                if shape not in fits:
-                    fits[shape] = any(self._would_fit(job, pool) for pool in self.pools.values())
-                if not fits[shape]:
+                if not any(self._would_fit(job, pool, order) for pool in self.pools.values()):
                     yield Fault("preemption", f"attempts are stopped for {id}, which still does not fit")
         finally:
             for queue, held in freed:
                 self._count(queue, held, 1)
 
-    def _would_fit(self, job: Job, pool: Pool) -> bool:
+    def _would_fit(self, job: Job, pool: Pool, order: list[NodeId]) -> bool:
         if not may_use(job, pool):
             return False
         spec = job.spec
@@ -262,21 +260,27 @@ class Books:
         left = self.available_milli(spec.queue, pool.name)
         if left is not None and left < slots_milli(spec.resources, pool.flavor.slot) * least:
             return False
-        rooms: defaultdict[str, int] = defaultdict(int)
-        best = 0
-        for node in self.nodes.values():
-            if node.pool != pool.name or node.state is not NodeState.READY:
+        rooms: defaultdict[str, int] = defaultdict(int)  # replicas that fit, by what must hold all of them together
+        for id in order:
+            node = self.nodes.get(id)
+            if node is None or node.pool != pool.name or node.state is not NodeState.READY:
                 continue
             if spec.gpu_models and node.gpu_model not in spec.gpu_models:
                 continue
             room = self._copies(node, spec.resources, least)
-            best = max(best, room)
-            rooms[node.zone] += min(room, 1) if spec.topology is Topology.SPREAD else room
-        if spec.topology is Topology.ONE_NODE:
-            return best >= least
-        if spec.topology is Topology.SAME_ZONE:
-            return max(rooms.values(), default=0) >= least
-        return sum(rooms.values()) >= least
+            match spec.topology:
+                case Topology.ANY:
+                    where = ""
+                case Topology.SPREAD:
+                    where, room = "", min(room, 1)
+                case Topology.SAME_ZONE:
+                    where = node.zone
+                case Topology.ONE_NODE:
+                    where = id
+            rooms[where] += room
+            if rooms[where] >= least:
+                return True
+        return least == 0
 
     def _copies(self, node: Node, asked: Resources, most: int) -> int:
         use = self._use[node.id]
