@@ -47,6 +47,7 @@ from factory.errors import (
 from factory.jobs import gating
 from factory.jobs.bundles import check_digest
 from factory.jobs.ports import BundleStore, SubmissionReader
+from factory.jobs.views import veil_for
 from factory.quality.contracts import DATA_CLASSES, contract_from_mapping, contract_to_mapping
 from factory.scheduling.feasibility import check_feasible
 from factory.scheduling.snapshot import Rows, Snapshot
@@ -209,6 +210,7 @@ class Normaliser:
                 fault.message, hint=fault.hint, facts={"reason": fault.reason.value, "numbers": dict(fault.numbers)}
             )
 
+            fault = veil_for(self._snapshot, self._scope).waiting(fault)
     def _usable(self) -> dict[PoolName, Pool]:
         if self._pools is None:
             self._pools = {

@@ -38,7 +38,7 @@ from factory.domain.jobs import (
 )
 from factory.domain.jobs import JobSpec as Asked
 from factory.domain.resources import GIB, Resources
-from factory.domain.tenancy import PLATFORM, WRITERS, Principal, Role
+from factory.domain.tenancy import PLATFORM, WRITERS, Principal, Role, Scope
 from factory.domain.time import Instant
 from factory.errors import ConflictError, IdempotencyConflictError, InvalidRequestError, NotFoundError
 from factory.jobs import views
@@ -284,6 +284,8 @@ class JobService:
             job, _, _ = record(None, submitted)
             snapshot = self._snapshots.at(reader)
             found = forecast(snapshot, job, Policy(), now)
+            if found.waiting is not None:
+                found = replace(found, waiting=views.veil_for(snapshot, Scope(tenant)).waiting(found.waiting))
             pool = snapshot.pools.get(found.allocation.pool) if found.allocation is not None else None
             stopped = [snapshot.jobs[id] for id in found.preempts]
             return views.plan_view(
@@ -397,7 +399,7 @@ class JobService:
             scope = principal.scope
             return views.job_view(
                 job,
-                waiting=self._why(reader, job, now),
+                waiting=self._why(reader, principal, job, now),
                 progress=reader.progress(scope, job_id),
                 with_result=True,
                 datasets=tuple(f"{v.dataset}@{v.number}" for v in reader.versions_of_job(scope, job_id)),
@@ -435,14 +437,20 @@ class JobService:
             job = _found(reader, principal, job_id)
             if job.is_terminal:
                 return views.explanation_view(job, None)
-            return views.explanation_view(job, explain(self._snapshots.at(reader), job_id, now))
+            snapshot = self._snapshots.at(reader)
+            said = explain(snapshot, job_id, now)
+            if said.waiting is not None:
+                said = replace(said, waiting=views.veil_for(snapshot, principal.scope).waiting(said.waiting))
+            return views.explanation_view(job, said)
 
         return self._store.read(look)
 
-    def _why(self, reader: SubmissionReader, job: Job, now: Instant) -> Waiting | None:
+    def _why(self, reader: SubmissionReader, principal: Principal, job: Job, now: Instant) -> Waiting | None:
         if job.state is not JobState.QUEUED:
             return job.hold
-        return explain(self._snapshots.at(reader), job.id, now).waiting
+        snapshot = self._snapshots.at(reader)
+        why = explain(snapshot, job.id, now).waiting
+        return None if why is None else views.veil_for(snapshot, principal.scope).waiting(why)
 
     # --- what attempts do -------------------------------------------------------------------------------------------
 

@@ -26,10 +26,12 @@ from factory.domain.jobs import (
     ServiceEntry,
     Waiting,
 )
+from factory.domain.tenancy import Scope
 from factory.jobs.dry_run import Forecast
 from factory.jobs.ports import AttemptProgress
 from factory.lifecycle.reasons import fault_of, is_retryable
 from factory.scheduling.explaining import Explanation
+from factory.scheduling.snapshot import Snapshot
 from factory.schemas.jobs import (
     AttemptView,
     EventView,
@@ -41,6 +43,7 @@ from factory.schemas.jobs import (
     ProgressView,
     WaitingView,
 )
+from factory.schemas.veil import Veil
 
 __all__ = [
     "event_view",
@@ -50,6 +53,7 @@ __all__ = [
     "plan_view",
     "progress_view",
     "spoken",
+    "veil_for",
     "waiting_view",
 ]
 
@@ -159,6 +163,16 @@ def spoken(state: JobState) -> str:
     ('been cancelled', 'failed')
     """
     return _SPOKEN.get(state.value, state.value)
+
+
+def veil_for(snapshot: Snapshot, scope: Scope) -> Veil:
+    """Return what hides other tenants' queues and jobs in a reason (rule 9)."""
+
+    def hides(id: str) -> bool:
+        job = snapshot.jobs.get(JobId(id))
+        return job is not None and not scope.covers(job.tenant)
+
+    return Veil({name for name, queue in snapshot.queues.items() if not scope.covers(queue.tenant)}, hides)
 
 
 def explanation_view(job: Job, explanation: Explanation | None) -> ExplanationView:
