@@ -94,6 +94,7 @@ def test_what_if_is_answered_from_the_recorded_jobs(
     assert f"changed: quota {tenant.name}/cpu=1" in told
     assert "AS SET" in told
     assert "makespan" in told
+    assert "really they waited" in told
     found = json.loads(run("simulate", "--from", "1h", *changes, "--json", **admin))
     mine = [found[side]["queues"][tenant.name] for side in ("as_set", "changed")]
     assert [side["jobs"] for side in mine] == [3, 3]
