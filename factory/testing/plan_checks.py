@@ -4,14 +4,14 @@
 twice, a gang that is not whole, a place that the job may not have, a preemption that does not admit or that takes from
 a queue what is its own. A change costs what it touches, so that a benchmark can check every cycle of a big factory.
 
-Quota: the tree of Kueue's `resource_node.go`, restated from the formulas (notes on scheduling, §1), on sums that are
-kept per queue and pool.
+Quota: the tree of Kueue's `resource_node.go`, restated from its formulas, with the pool as the root: it bounds nothing
+but what some queues do not lend. A queue that names no quota for a pool has nothing of its own there.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from factory.domain.ids import JobId, NodeId, PoolName, QueueName
@@ -118,7 +118,20 @@ class Books:
 
     def available_milli(self, queue: QueueName, pool: PoolName) -> int | None:
         """Return how much more of the pool the queue may hold now; None = no quota bounds it."""
-        return self._tree.available(queue, pool, self._used)
+        return self._tree.available(queue, pool, self._used, lambda: self._capacity_milli(pool))
+
+    def _capacity_milli(self, name: PoolName) -> int:
+        """Return the slots of the ready nodes: their scarcest resource decides."""
+        slot, total = self.pools[name].flavor.slot, Resources()
+        for node in self.nodes.values():
+            if node.pool == name and node.state is NodeState.READY:
+                total += node.capacity
+        pairs = (
+            (total.cpu_milli, slot.cpu_milli),
+            (total.memory_bytes, slot.memory_bytes),
+            (total.gpu_milli, slot.gpu_milli),
+        )
+        return min((have * 1000 // each for have, each in pairs if each), default=0)
 
     def faults(self, plan: Plan, now: Instant) -> list[Fault]:
         """Return every promise that the plan breaks, given the rows as they are. The books stay as they are."""
@@ -387,16 +400,23 @@ class _Tree:
             at = self._queues[at].parent
         return found
 
-    def available(self, queue: QueueName, pool: PoolName, used: dict[tuple[QueueName, PoolName], int]) -> int | None:
-        line = self.line(queue)
+    def available(
+        self,
+        queue: QueueName,
+        pool: PoolName,
+        used: dict[tuple[QueueName, PoolName], int],
+        capacity: Callable[[], int],
+    ) -> int | None:
+        """From the top down. Above the queues without a parent is the pool, which bounds what some do not lend."""
         supply, use = self._sums(pool, used)
+        tops = self._children[None]
+        kept = sum(self._local(top, pool, supply) for top in tops)
         left: int | None = None
-        for level in reversed(line):
+        if kept:
+            left = capacity() - kept - sum(max(0, use[top] - self._local(top, pool, supply)) for top in tops)
+        for level in reversed(self.line(queue)):
             quota = self.quota(level, pool)
             mine, local = use.get(level, 0), self._local(level, pool, supply)
-            if level == line[-1]:
-                left = None if not supply.get(level) and quota is None else supply.get(level, 0) - mine
-                continue
             if quota is not None and quota.borrowing_milli is not None:
                 bound = supply.get(level, 0) - local - max(0, mine - local) + quota.borrowing_milli
                 left = bound if left is None else min(left, bound)
