@@ -33,7 +33,7 @@ from factory.domain.events import (
     Submitted,
 )
 from factory.domain.ids import AttemptId, JobId, NodeId, PoolName, QueueName
-from factory.domain.jobs import EndReason, Job, JobState, Outcome
+from factory.domain.jobs import AttemptState, EndReason, Job, JobState, Outcome
 from factory.domain.pools import Node, NodeState
 from factory.domain.resources import slots_milli
 from factory.domain.time import SECOND, Instant
@@ -231,8 +231,8 @@ class _City:
 
     def _saver(self, id: JobId, attempt: AttemptId, every_s: int) -> Callable[[], None]:
         def save() -> None:
-            job = self._alive(id, attempt)
-            if job is not None and job.state is JobState.RUNNING:
+            job = self._running(id, attempt)
+            if job is not None:
                 self._record(job, Checkpointed(self._now, attempt), stirs=False)
                 self._at(self._now + every_s * SECOND, self._saver(id, attempt, every_s))
 
@@ -240,8 +240,8 @@ class _City:
 
     def _ender(self, id: JobId, attempt: AttemptId) -> Callable[[], None]:
         def end() -> None:
-            job = self._alive(id, attempt)
-            if job is not None and job.state is JobState.RUNNING:
+            job = self._running(id, attempt)
+            if job is not None:
                 self._record(job, AttemptEnded(self._now, attempt, Outcome(EndReason.COMPLETED), proof="report"))
                 self._found.ended += 1
                 del self._truth[id]
@@ -306,6 +306,11 @@ class _City:
         job = self._books.jobs.get(id)
         live = None if job is None else job.live_attempt
         return job if live is not None and live.id == attempt else None
+
+    def _running(self, id: JobId, attempt: AttemptId) -> Job | None:
+        """Return the job if this attempt does its work: it is not being stopped, and its node is not lost."""
+        job = self._alive(id, attempt)
+        return job if job is not None and job.attempts[-1].state is AttemptState.RUNNING else None
 
     def _at(self, when: Instant, act: Callable[[], None]) -> None:
         self._count += 1

@@ -198,6 +198,29 @@ def test_kueue_14543_victims_of_other_queues_stay_legal_after_the_fill_back(own:
     assert len(others) - taken >= min(theirs, len(others)), "nobody falls under the nominal quota"
 
 
+@needs_preemption
+@pytest.mark.parametrize("at_once", [True, False])
+def test_kueue_14543_several_preemptors_together_take_only_what_was_borrowed(at_once: bool) -> None:
+    """What is being stopped already must not count as borrowed once more, in this plan or in the next."""
+    wishes = [asked(f"comes{i}", cpu=2, queue="a", at=i) for i in range(4)]
+    town = Town(
+        CPU,
+        node("n1", cpu=8),
+        queue("city"),
+        queue("a", parent="city", quota={"cpu": 8}, borrowing=None),
+        queue("b", parent="city", quota={"cpu": 2}, borrowing=None),
+        *(at_work(f"held{i}", queue="b") for i in range(8)),
+        *(wishes if at_once else wishes[:1]),
+    )
+    town.look()
+    if not at_once:
+        for wish in wishes[1:]:
+            town.submit(wish)
+            town.look()
+    assert len(town.stopped) == 6
+    assert len({victim for victim, _ in town.stopped}) == 6
+
+
 # -- 3 -----------------------------------------------------------------------------------------------------------------
 
 
