@@ -68,11 +68,8 @@ class NodeKind:
         if asked.memory_bytes:
             bounds.append(self.capacity.memory_bytes // asked.memory_bytes)
         if asked.gpu_milli:
-            bounds.append(self.capacity.gpu_milli // asked.gpu_milli)
-            if asked.gpu_milli < WHOLE:
-                bounds.append(self.devices * (WHOLE // asked.gpu_milli))
-            else:
-                bounds.append(self.devices * WHOLE // (asked.gpu_milli // WHOLE * WHOLE))
+            whole = asked.gpu_milli // WHOLE
+            bounds.append(self.devices // whole if whole else self.devices * (WHOLE // asked.gpu_milli))
         return max(0, min(bounds))
 
 
