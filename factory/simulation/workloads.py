@@ -249,7 +249,7 @@ _STREAMS = (
     _Stream("mobility", "retrain", "gpu-big", 7200, _big((2, 1, 2), (4, 1, 3), (1, 4, 1)), _never, _at(12, (1,))),
     _Stream("water", "network", "cpu", 5400, _cpu((8, 1, 6), (4, 1, 3), (8, 4, 1)), _night(9)),
     _Stream("water", "quality", "cpu", 3600, _cpu((2, 1, 2), (4, 1, 2)), _always(4), checkpoints=False),
-    _Stream("water", "flood", "gpu-big", 3600, _big((4, 1, 1), (8, 1, 1)), _never, _at(8, (16,), (2, 5)),
+    _Stream("water", "flood", "gpu-big", 3600, _big((4, 1, 2), (1, 4, 1)), _never, _at(10, (16,), (2, 5)),
             PriorityClass.HIGH),
     _Stream("energy", "forecast", "cpu", 1200, _cpu((2, 1, 3), (1, 1, 2)), _never, _at(6, _ALL_HOURS),
             checkpoints=False),
