@@ -78,7 +78,14 @@ class Codec(Generic[T]):
         """Compile the schema; `remembers`: how many texts are decoded only once, of rows that every look reads."""
         self.name = name or getattr(kind, "__name__", str(kind))
         # A tagged union finds its member by "type" when reading; when writing the member's class is at hand.
-        self._write = SchemaSerializer(_schema(kind, writing=True), _CONFIG)
+        members: tuple[Any, ...] = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+        self._writers = {
+            member: (
+                SchemaSerializer(_schema(member, writing=True), _CONFIG),
+                "" if member is kind else f'"{_TAG}":"{member.__name__}"',
+            )
+            for member in members
+        }
         self._read = SchemaValidator(_schema(kind, writing=False), _CONFIG)
         self._known: Callable[[str], T] = lru_cache(remembers)(self._decode) if remembers else self._decode
 
@@ -89,13 +96,17 @@ class Codec(Generic[T]):
             texts: JSON of fields that is at hand; they are not encoded again.
         Raises: TypeError: a field holds what its annotation does not allow.
         """
+        writer, tag = self._writers.get(type(value), (None, ""))
+        if writer is None:
+            raise TypeError(f"not a valid {self.name}, so it is not stored: it is a {type(value).__name__}")
         try:
-            text = self._write.to_json(value, by_alias=True, warnings="error", exclude=set(texts) or None).decode()
+            text = writer.to_json(value, by_alias=True, warnings="error", exclude=set(texts) or None).decode()
         except PydanticSerializationError as exc:
             raise TypeError(f"not a valid {self.name}, so it is not stored: {exc}") from exc
-        for name, given in texts.items():
-            text = f'{{"{name}":{given},{text[1:]}'
-        return text
+        given = [*([tag] if tag else []), *(f'"{name}":{given}' for name, given in texts.items())]
+        if not given:
+            return text
+        return f"{{{','.join(given)}{',' if len(text) > 2 else ''}{text[1:]}"
 
     def load(self, text: str) -> T:
         """Return the value. Raises: ConfigurationError: it was written by a release that knows more, or is damaged."""
