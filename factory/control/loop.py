@@ -240,7 +240,7 @@ class ControlLoop:
     # -- 3. time and holds -----------------------------------------------------------------------------------------
 
     def _let_time_act(self, tally: _Tally, epoch: int, now: Instant) -> None:
-        snapshot = self._seen().snapshot
+        snapshot, written = self._seen().snapshot, (tally.moved, tally.stale)
         silent = [
             id
             for id, runner in sorted(snapshot.runners.items())
@@ -255,7 +255,8 @@ class ControlLoop:
         for ids in _groups(overdue_ids, self._settings.group):
             if self._in_tx(lambda tx, ids=ids: self._stop_overdue(tx, ids, now), tally, epoch) is None:
                 self._agenda.push_due(snapshot, ids)
-        self._refresh(now)
+        if (tally.moved, tally.stale) != written:
+            self._refresh(now)
 
     def _prove_by_fence(self, tally: _Tally, epoch: int, now: Instant) -> None:
         """End unknown attempts that their nodes have ended by themselves; only pools with `self_fence_s` have that."""
@@ -408,8 +409,6 @@ class ControlLoop:
                 self._note(latest.snapshot, done.view.snapshot, done.changed)
                 self._view = latest = done.view
         tally.more |= len(found.decisions) >= self._settings.policy.max_decisions or self._planned is None
-        if found.decisions:
-            self._refresh(now)
 
     def _count(self, tally: _Tally, done: Dispatched) -> None:
         tally.admitted.extend(done.admitted)
