@@ -12,9 +12,11 @@ from factory.domain.jobs import Allocation, DeviceShare, Job, JobState, Placemen
 from factory.domain.pools import Isolation, NodeState
 from factory.domain.resources import slots_milli
 from factory.domain.time import Instant
-from factory.scheduling.indices import load_of
-from factory.scheduling.quota import limits, reached
-from factory.scheduling.snapshot import JobChanged, Snapshot
+from factory.scheduling.changes import JobChanged
+from factory.scheduling.cycle import whole_slots
+from factory.scheduling.holding import load_of
+from factory.scheduling.quota import available
+from factory.scheduling.snapshot import Snapshot
 
 __all__ = ["Ledger", "Refusal"]
 
@@ -50,7 +52,9 @@ class Ledger:
         if pool is None or (pool.isolation is Isolation.TENANT and pool.tenant != job.tenant):
             return Refusal.POOL
         asked = job.spec
-        if [p.rank for p in allocation.placements] != list(range(asked.replicas)) or any(
+        count = len(allocation.placements)
+        least = asked.replicas if asked.min_replicas is None else asked.min_replicas
+        if not least <= count <= asked.replicas or [p.rank for p in allocation.placements] != list(range(count)) or any(
             p.resources != asked.resources or sum(d.milli for d in p.devices) != asked.resources.gpu_milli
             for p in allocation.placements
         ):
@@ -58,12 +62,15 @@ class Ledger:
         if (wrong := self._nodes_refuse(allocation)) is not None:
             return wrong
         try:
-            slots = slots_milli(asked.resources, pool.flavor.slot) * asked.replicas
+            slots = slots_milli(asked.resources, pool.flavor.slot) * count
         except ValueError:  # the flavor was changed to one that has none of what is asked
             return Refusal.POOL
-        bounds = limits(self.snapshot, asked.queue, allocation.pool)
+        if slots != allocation.slots_milli or asked.queue not in self.snapshot.trees[pool.name]:
+            return Refusal.QUOTA
+        capacity = whole_slots(self.snapshot.fleet(pool.name).capacity(), pool.flavor.slot)
         used = self.snapshot.tree_used
-        if slots != allocation.slots_milli or reached(bounds, lambda q: used.get((q, allocation.pool), 0), slots):
+        free = available(self.snapshot.trees[pool.name], asked.queue, lambda q: used.get((q, pool.name), 0), capacity)
+        if slots > free:
             return Refusal.QUOTA
         return None
 

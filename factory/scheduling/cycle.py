@@ -1,0 +1,332 @@
+"""One plan in the making: what is left of every pool, of every quota, and who has taken what of it.
+
+A `Cycle` is the only mutable thing of the scheduler. It begins as the snapshot, is given away by decisions, and is
+thrown away with the plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from factory.domain.ids import JobId, PoolName, QueueName
+from factory.domain.jobs import Allocation, Attempt, Job, Placement, Topology, WaitReason
+from factory.domain.pools import NodeState, Pool
+from factory.domain.resources import Resources, slots_milli
+from factory.domain.time import Instant
+from factory.scheduling.estimating import until
+from factory.scheduling.fleet import Fleet, Shape
+from factory.scheduling.floor import Floor
+from factory.scheduling.policies.order import Order
+from factory.scheduling.policies.registry import policy_named
+from factory.scheduling.quota import Tree, available, bubble, potential
+from factory.scheduling.snapshot import Snapshot, ending_of
+from factory.scheduling.waiting import Lane, eligible_pools
+
+__all__ = ["READY", "Cycle", "Fit", "Policy", "Refused", "Reservation", "Stock", "slots_of"]
+
+READY = frozenset({NodeState.READY})
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What an operator may set, for all pools."""
+
+    max_decisions: int = 1000  # of one plan; the next plan goes on
+    min_runtime_s: int = 120  # an attempt runs so long before it may be preempted
+    max_preemptions: int = 5  # of one job; after that it is left alone
+    max_victims: int = 64  # attempts that may be preempted for one job
+    searches: int = 16  # jobs for which victims are looked for, in one plan and pool
+    depth: int = 50  # jobs of a queue that may be passed over in one plan
+    lookahead: int = 256  # expected ends that are looked through for the start of a reservation
+    preempts_for_share: bool = True  # above quota, too, where a pool has quotas
+
+
+class Refused(NamedTuple):
+    """Why a job cannot start in a pool now. The numbers are told by `explaining`, on demand."""
+
+    reason: WaitReason
+    pool: PoolName
+    is_hopeless: bool = False  # running jobs that end would not help: nobody waits for it
+
+
+class Fit(NamedTuple):
+    """Where a job can start now."""
+
+    allocation: Allocation
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Room that is kept for a job until it can start."""
+
+    job_id: JobId
+    queue: QueueName
+    placements: tuple[Placement, ...]
+    starts_at: Instant | None  # when it is expected to start; None = not known
+    is_claim: bool  # made by preempting others: nobody may start there, however short
+
+
+class Stock:
+    """What is left of one pool."""
+
+    def __init__(self, snapshot: Snapshot, pool: Pool, now: Instant) -> None:
+        self.pool = pool
+        self.fleet: Fleet = snapshot.fleet(pool.name)
+        self.tree: Tree = snapshot.trees[pool.name]
+        self.order: Order = policy_named(pool.policy)
+        self.reservations: list[Reservation] = []
+        self.searches = 0
+        self.started: list[tuple[Instant, tuple[Placement, ...]]] = []  # what this plan started, with its expected end
+        self.stopping: set[JobId] = set()  # attempts that this plan preempts
+        self.quiet_until: Instant | None = None  # when an attempt that is too young to be preempted no longer is
+        self._snapshot = snapshot
+        self._now = now
+        self._floor: Floor | None = None
+        self._spare: Floor | None = None
+        self._used: dict[QueueName, int] = {}
+        self._slots: dict[Resources, int] = {}
+        self._tight: set[tuple[Shape, int, Topology, bool]] = set()  # gangs that found no room
+        self._idle: dict[tuple[Shape, int, Topology], bool] = {}
+        self._potential: dict[QueueName, int] = {}
+        self._available: dict[QueueName, int] = {}
+        capacity = self.fleet.capacity()
+        self.capacity = whole_slots(capacity, pool.flavor.slot)
+
+    @property
+    def floor(self) -> Floor:
+        """What is free now, claims left out."""
+        if self._floor is None:
+            self._floor = Floor(self.fleet, self._snapshot.typical())
+        return self._floor
+
+    @property
+    def is_lost(self) -> bool:
+        """True if there are no nodes but lost ones."""
+        return all(kind.state is NodeState.LOST for kind in self.fleet.kinds)
+
+    def slots_of(self, asked: Resources) -> int:
+        """Return the thousandths of a slot that one replica occupies."""
+        slots = self._slots.get(asked)
+        if slots is None:
+            slots = self._slots[asked] = slots_milli(asked, self.pool.flavor.slot)
+        return slots
+
+    def used(self, queue: QueueName) -> int:
+        """Return U of a queue, with what this plan gave away."""
+        used = self._used.get(queue)
+        if used is None:
+            used = self._used[queue] = self._snapshot.tree_used.get((queue, self.pool.name), 0)
+        return used
+
+    def available(self, queue: QueueName) -> int:
+        """Return how many thousandths of a slot more the queue may hold."""
+        left = self._available.get(queue)
+        if left is None:
+            left = self._available[queue] = available(self.tree, queue, self.used, self.capacity)
+        return left
+
+    def potential(self, queue: QueueName) -> int:
+        """Return the most that the queue could ever hold."""
+        most = self._potential.get(queue)
+        if most is None:
+            most = self._potential[queue] = potential(self.tree, queue, self.capacity)
+        return most
+
+    def could_fit(self, shape: Shape, replicas: int, topology: Topology) -> bool:
+        """Return whether the gang would fit on the ready nodes if nothing ran there."""
+        gang = (shape, replicas, topology)
+        if gang not in self._idle:
+            self._idle[gang] = self.fleet.could_fit(shape, replicas, topology, READY)
+        return self._idle[gang]
+
+    def fits(self, shape: Shape, replicas: int, topology: Topology, ends_at: Instant | None) -> bool:
+        """Return whether a gang fits now.
+
+        Args:
+            ends_at: when the job is expected to end; None = unknown: then it must not touch what is reserved.
+        """
+        short = self._is_short(ends_at)
+        if (shape, replicas, topology, short) in self._tight:
+            return False
+        if self._view(short).can_fit(shape, replicas, topology):
+            return True
+        self._tight.add((shape, replicas, topology, short))
+        return False
+
+    def place(
+        self, shape: Shape, least: int, most: int, topology: Topology, ends_at: Instant | None
+    ) -> tuple[Placement, ...]:
+        """Return where as many replicas as can be go now, at most `most`; `least` of them fit."""
+        floor = self._view(self._is_short(ends_at))
+        low, high = least, most + 1  # `low` fits, `high` does not or is not wanted
+        if floor.can_fit(shape, most, topology):
+            low = most
+        while high - low > 1:
+            middle = (low + high) // 2
+            if floor.can_fit(shape, middle, topology):
+                low = middle
+            else:
+                high = middle
+        placements = floor.place(shape, low, topology)
+        assert placements is not None, "a gang that fits has a place"
+        return placements
+
+    def room(self, shape: Shape) -> int:
+        """Return how many replicas fit past all reservations."""
+        return self._view(is_short=False).room(shape)
+
+    def take(self, queue: QueueName, allocation: Allocation, ends_at: Instant | None) -> None:
+        """Give an allocation away."""
+        self.floor.take(allocation.placements)
+        if self._spare is not None:
+            self._spare.take(allocation.placements)
+        self.count(queue, allocation.slots_milli)
+        if ends_at is not None:
+            self.started.append((ends_at, allocation.placements))
+
+    def count(self, queue: QueueName, slots: int) -> None:
+        """Let a queue hold so much more."""
+        for name, amount in bubble(self.tree, queue, slots, self.used):
+            self._used[name] = self.used(name) + amount
+        self._available.clear()
+
+    def reserve(self, reservation: Reservation, room: Floor) -> None:
+        """Keep room for a job.
+
+        Args:
+            room: what will be free when it starts, the job itself left out.
+        """
+        if reservation.is_claim:
+            self._restrict(self.floor, reservation, room)
+        self._restrict(self._own_spare(), reservation, room)
+        self.reservations.append(reservation)
+        self._tight.clear()
+
+    def _restrict(self, floor: Floor, reservation: Reservation, room: Floor) -> None:
+        after = room.copy()
+        after.take(reservation.placements)
+        for node in sorted({placement.node for placement in reservation.placements}):
+            floor.restrict(node, *after.free_of(node))
+
+    def _own_spare(self) -> Floor:
+        if self._spare is None:
+            self._spare = self.floor.copy()
+        return self._spare
+
+    def _view(self, is_short: bool) -> Floor:
+        """Return what a job may use: short ones all that is free, others what no reservation needs."""
+        return self.floor if is_short or self._spare is None else self._spare
+
+    def _is_short(self, ends_at: Instant | None) -> bool:
+        """Return whether a job is gone before any reservation starts."""
+        starts = [reservation.starts_at for reservation in self.reservations]
+        return all(ends_at is not None and start is not None and ends_at <= start for start in starts)
+
+    def expected_ends(self, most: int) -> Iterable[tuple[Instant, tuple[Placement, ...]]]:
+        """Return who is expected to end first, and what that frees, at most so many, in order of time."""
+        ends = list(self.started)
+        order = self._snapshot.ends.get(self.pool.name)
+        for (end, id), _ in zip(order.keys() if order is not None else (), range(most), strict=False):
+            job = self._snapshot.jobs[id]
+            live = job.live_attempt
+            if live is None:  # pragma: no cover - only live attempts have an end
+                continue
+            if end <= self._now:
+                end = until(begin_of(live), max(1, end - begin_of(live)), self._now)
+            ends.append((end, live.allocation.placements))
+        return sorted(ends, key=lambda entry: (entry[0], entry[1][0].node if entry[1] else ""))
+
+
+class Cycle:
+    """See the module."""
+
+    def __init__(self, snapshot: Snapshot, policy: Policy, now: Instant) -> None:
+        self.snapshot = snapshot
+        self.policy = policy
+        self.now = now
+        self._stocks: dict[PoolName, Stock] = {}
+        self._eligible: dict[Lane, tuple[Stock, ...]] = {}
+
+    def stock(self, pool: Pool) -> Stock:
+        """Return what is left of a pool."""
+        stock = self._stocks.get(pool.name)
+        if stock is None:
+            stock = self._stocks[pool.name] = Stock(self.snapshot, pool, self.now)
+        return stock
+
+    @property
+    def stocks(self) -> tuple[Stock, ...]:
+        """The pools that were looked at, by name."""
+        return tuple(stock for _, stock in sorted(self._stocks.items()))
+
+    def eligible(self, lane: Lane) -> tuple[Stock, ...]:
+        """Return the pools that jobs of the lane may use, best first."""
+        stocks = self._eligible.get(lane)
+        if stocks is None:
+            pools = eligible_pools(self.snapshot.pools, lane)
+            stocks = self._eligible[lane] = tuple(self.stock(pool) for pool in pools)
+        return stocks
+
+    def ends_at(self, job: Job) -> Instant | None:
+        """Return when the job is expected to end if it starts now; None = unknown."""
+        left = self.snapshot.remaining_ms(job)
+        return None if left is None else self.now + left
+
+    def running_ms(self, job: Job) -> int | None:
+        """Return how long a job that runs is expected to run on; None = unknown."""
+        ending = ending_of(job, self.snapshot.times(job))
+        live = job.live_attempt
+        if ending is None or live is None:
+            return None
+        begin = begin_of(live)
+        return until(begin, max(1, ending[1] - begin), self.now) - self.now
+
+    def refusal(self, job: Job, lane: Lane, stock: Stock, least: int) -> Refused | None:
+        """Return why the job cannot start in the pool now with at least so many replicas; None if it can."""
+        name, shape, queue = stock.pool.name, lane.shape, job.spec.queue
+        if stock.is_lost:
+            return Refused(WaitReason.RUNNER_UNREACHABLE, name, is_hopeless=True)
+        slots = stock.slots_of(shape.resources) * least
+        if slots > stock.potential(queue):
+            return Refused(WaitReason.EXCEEDS_MAX_QUOTA, name, is_hopeless=True)
+        if not stock.could_fit(shape, least, lane.topology):
+            return Refused(WaitReason.GANG_DOES_NOT_FIT, name, is_hopeless=True)
+        if slots > stock.available(queue):
+            return Refused(WaitReason.WAITING_FOR_QUOTA, name)
+        if not stock.fits(shape, least, lane.topology, self.ends_at(job)):
+            return Refused(WaitReason.GANG_DOES_NOT_FIT, name)
+        return None
+
+    def try_pool(self, job: Job, lane: Lane, stock: Stock, *, least: int) -> Fit | Refused:
+        """Return where in the pool the job starts now, with as many replicas as can be, or why it cannot."""
+        if (refused := self.refusal(job, lane, stock, least)) is not None:
+            return refused
+        shape, each = lane.shape, stock.slots_of(lane.asked)
+        most = job.spec.replicas if each == 0 else min(job.spec.replicas, stock.available(job.spec.queue) // each)
+        placements = stock.place(shape, least, most, lane.topology, self.ends_at(job))
+        return Fit(Allocation(stock.pool.name, each * len(placements), placements))
+
+
+def begin_of(attempt: Attempt) -> Instant:
+    """Return when an attempt began to run, or was admitted."""
+    return attempt.running_at if attempt.running_at is not None else attempt.admitted_at
+
+
+def slots_of(asked: Resources, replicas: int, pool: Pool) -> int:
+    """Return the thousandths of a slot that a gang occupies.
+
+    Raises: ValueError: it asks for a resource that the pool's slot does not have.
+    """
+    return slots_milli(asked, pool.flavor.slot) * replicas
+
+
+def whole_slots(amount: Resources, slot: Resources) -> int:
+    """Return how many thousandths of a slot a vector makes: its scarcest resource decides."""
+    pairs = (
+        (amount.cpu_milli, slot.cpu_milli),
+        (amount.memory_bytes, slot.memory_bytes),
+        (amount.gpu_milli, slot.gpu_milli),
+    )
+    return max(0, min((have * 1000 // each for have, each in pairs if each), default=0))

@@ -1,0 +1,84 @@
+"""What a policy is: keys that say who goes first, and who must make room for whom.
+
+A key is whole numbers, least first. The key of a job that waits does not change while it waits, so that a queue is kept
+in order instead of being sorted again; ageing is part of it, by the instant of submission: a job that is worth an hour
+less goes before whatever is submitted an hour later.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeAlias
+
+from factory.domain.jobs import Job
+from factory.domain.time import SECOND, Instant
+
+__all__ = ["AGEING_S", "Key", "Order", "service_milli_s"]
+
+Key: TypeAlias = tuple[int, ...]  # of one length within a policy
+
+AGEING_S = 6 * 3600  # what one priority class is worth: waiting so long longer makes up for it
+
+
+class Order(Protocol):
+    """A policy."""
+
+    @property
+    def name(self) -> str:
+        """As a pool names it."""
+        ...
+
+    @property
+    def shares(self) -> bool:
+        """Whether queues take turns by fair share (True), or the keys alone decide between queues, too."""
+        ...
+
+    @property
+    def reclaims(self) -> bool:
+        """Whether jobs of other queues that hold more than their due may be preempted."""
+        ...
+
+    @property
+    def keeps_room(self) -> bool:
+        """Whether room is kept for a gang that is in turn but does not fit."""
+        ...
+
+    @property
+    def keeps_for_oldest(self) -> bool:
+        """Whether it is kept for the one with the least key of all queues, before turns are taken."""
+        ...
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether keys of running jobs change as they run (`changes_at`)."""
+        ...
+
+    def waiting(self, job: Job, remaining_ms: int | None) -> Key:
+        """Return the key of a job that waits.
+
+        Args:
+            remaining_ms: how long it is expected to run; None = unknown.
+        """
+        ...
+
+    def running(self, job: Job, remaining_ms: int | None, now: Instant) -> Key:
+        """Return the key that a running job would have if it waited now."""
+        ...
+
+    def yields(self, waiting: Key, running: Key) -> bool:
+        """Return whether a running job of the same queue with this key makes room for a waiting one."""
+        ...
+
+    def changes_at(self, job: Job, now: Instant) -> Instant | None:
+        """Return when a running job's key next changes enough to plan again; None = never."""
+        ...
+
+
+def service_milli_s(job: Job, now: Instant | None = None) -> int:
+    """Return the thousandths of a slot x seconds that the job's attempts have held; live ones until `now`, if given."""
+    total = 0
+    for attempt in job.attempts:
+        end = attempt.ended_at if attempt.ended_at is not None else now
+        begin = attempt.running_at if attempt.running_at is not None else attempt.admitted_at
+        if end is not None:
+            total += attempt.allocation.slots_milli * max(0, end - begin)
+    return total // SECOND
