@@ -26,7 +26,7 @@ from factory.datasets.tables import LocalTables
 from factory.domain.ids import KeyId, TenantId
 from factory.domain.jobs import Job
 from factory.domain.pools import NodeState
-from factory.domain.resources import Resources
+from factory.domain.resources import slots_in
 from factory.domain.tenancy import PLATFORM, Principal, Role
 from factory.domain.time import Instant
 from factory.errors import ConfigurationError, FactoryError, FeedPrunedError, UnauthenticatedError
@@ -137,7 +137,7 @@ def assemble(settings: Settings, *, hooks: CommitHooks | None = None) -> Control
         tokens=AttemptTokens(_secret(settings.secret_file or settings.data.absolute() / "secret.key")),
         metrics=metrics,
         catalogue=catalogue,
-        tenants=TenantService(store, secrets=lambda size: secrets.token_bytes(size)),
+        tenants=TenantService(store, secrets=lambda size: secrets.token_bytes(size), views=snapshots),
         pools=PoolService(store),
         jobs=jobs,
         bundles=bundles,
@@ -152,6 +152,7 @@ def assemble(settings: Settings, *, hooks: CommitHooks | None = None) -> Control
                 lease_s=settings.lease_ttl_s,
                 renew_s=max(1, settings.lease_ttl_s // 5),
                 runner_silence_s=settings.runner_silence_s,
+                lost_node_keep_s=settings.lost_node_keep_s,
             ),
             follow=follow_aliases,
             on_ended=ended,
@@ -270,7 +271,7 @@ def _sample(plane: ControlPlane, snapshots: EvolvingSnapshots) -> StateSample:
     for _, node in snapshot.nodes.items():
         pool = snapshot.pools.get(node.pool)
         if node.state is NodeState.READY and pool is not None:
-            capacity[str(node.pool)] += _whole_node(node.capacity, pool.flavor.slot)
+            capacity[str(node.pool)] += slots_in(node.capacity, pool.flavor.slot)
     limits = {(str(q.name), str(x.pool)): x.nominal_milli for _, q in snapshot.queues.items() for x in q.quotas}
     held = {(str(queue), str(pool)): milli for (queue, pool), milli in snapshot.used.items()}
     return StateSample(
@@ -281,13 +282,3 @@ def _sample(plane: ControlPlane, snapshots: EvolvingSnapshots) -> StateSample:
         quota_used={k: held.get(k, 0) for k in limits},
         leader_epoch=lease.epoch if lease is not None else 0,
     )
-
-
-def _whole_node(capacity: Resources, slot: Resources) -> int:
-    """Return a node's thousandths of a slot: what its scarcest resource gives."""
-    pairs = (
-        (capacity.cpu_milli, slot.cpu_milli),
-        (capacity.memory_bytes, slot.memory_bytes),
-        (capacity.gpu_milli, slot.gpu_milli),
-    )
-    return min((have * 1000 // unit for have, unit in pairs if unit), default=0)

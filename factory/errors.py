@@ -14,6 +14,7 @@
     ├── NotFoundError                 not there, or not yours: the same answer (404)
     ├── ConflictError                 the thing changed, or its state forbids it (409)
     │   ├── StaleWriteError           optimistic guard failed: load again and retry
+    │   ├── UploadGoneError           the staged bytes were removed: upload them again (410)
     │   ├── FeedPrunedError           the change feed no longer reaches back that far: build again from the rows
     │   ├── IllegalTransitionError    the lifecycle has no such transition
     │   └── PromotionRefusedError     the model gate said no
@@ -55,6 +56,7 @@ __all__ = [
     "UnknownPoolError",
     "UnknownQueueError",
     "UnsupportedError",
+    "UploadGoneError",
     "did_you_mean",
 ]
 
@@ -189,6 +191,13 @@ class StaleWriteError(ConflictError):
     """The row changed since it was read; load again and decide again."""
 
     code = "stale_write"
+
+
+class UploadGoneError(ConflictError):
+    """The upload's staged bytes were removed: what was made of them is settled, or nobody registered them in time."""
+
+    code = "upload_gone"
+    status = 410
 
 
 class FeedPrunedError(ConflictError):

@@ -50,11 +50,14 @@ class Settings(BaseSettings):
 
     # behaviour
     lease_ttl_s: Seconds = 15  # how long a leader leads without renewing
+    lost_node_keep_s: Seconds = 3600  # a lost node that holds nothing is removed so long after its last report
     runner_silence_s: Seconds = 30  # after so long without a call a runner counts as silent
     poll_s: Seconds = 25  # the longest wait of one long poll
     drain_s: Seconds = 10  # how long calls may go on after SIGTERM
     loop_stall_s: Seconds = 30  # a leader whose loop has not turned for so long is not ready
     warm_per_node: int = Field(1, ge=0, le=64)  # replicas kept ready on each node
+    upload_keep_s: Seconds = 86_400  # an upload that nobody has registered by then is removed
+    housekeeping_s: Seconds = 30  # between two looks for staged bytes that nobody needs any more
     projection_s: Seconds = 60  # between two looks at MLflow when no model changed: repairs what others moved there
     worker_threads: int = Field(16, ge=1, le=256)  # of the pool that runs blocking calls
 

@@ -28,7 +28,8 @@ RETRY_AFTER_S = 2
 _log = logging.getLogger(__name__)
 _TITLES = {
     400: "Bad request", 401: "Not authenticated", 403: "Forbidden", 404: "Not found", 405: "Method not allowed",
-    409: "Conflict", 413: "Too large", 415: "Unsupported media type", 422: "Invalid request", 429: "Too many requests",
+    409: "Conflict", 410: "Gone", 413: "Too large", 415: "Unsupported media type", 422: "Invalid request",
+    429: "Too many requests",
     500: "Internal error", 502: "Bad gateway", 503: "Unavailable", 507: "Out of storage",
 }  # fmt: skip
 

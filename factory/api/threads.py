@@ -1,4 +1,4 @@
-"""The threads beside the event loop: the control loop's, the feed follower's and the MLflow projection's.
+"""The threads beside the event loop: the control loop's, the feed follower's, housekeeping's, the MLflow projection's.
 
 Each has one job, ends when told, and outlives every error of a turn: it says so and tries again.
 """
@@ -13,6 +13,9 @@ from collections.abc import Callable
 from factory.api.serving import Serving
 from factory.api.wakes import Bell, FeedFollower
 from factory.control.loop import TickResult
+from factory.datasets.housekeeping import sweep_uploads
+from factory.domain.ids import UploadId
+from factory.domain.time import SECOND
 from factory.errors import UnavailableError
 from factory.models.projection import project_once
 from factory.telemetry.metrics import Metrics
@@ -39,7 +42,11 @@ class Threads:
         self._follower = FeedFollower(
             serving.plane.store, serving.hub, on_change=self._loop_bell.ring, bell=commit_bell
         )
-        self._threads = [self._thread("control-loop", self._turn), self._thread("feed", self._follower.run)]
+        self._threads = [
+            self._thread("control-loop", self._turn),
+            self._thread("feed", self._follower.run),
+            self._thread("housekeeping", self._keep_house),
+        ]
         if serving.plane.registry is not None:
             self._threads.append(self._thread("mlflow-projection", self._project))
 
@@ -87,6 +94,23 @@ class Threads:
             nap = min((result.wake_at - plane.clock.now()) / 1000, _NAP_S)
             if nap > 0:
                 self._loop_bell.wait(nap)
+
+    def _keep_house(self) -> None:
+        """Remove staged bytes that nobody needs; a batch a turn, and a round every `housekeeping_s`."""
+        plane = self._serving.plane
+        settings, keep_ms = plane.settings, plane.settings.upload_keep_s * SECOND
+        after: UploadId | None = None
+        while not self._stopping.is_set():
+            try:
+                if self._serving.pulse.leading:  # one sweeper is enough, though two do no harm
+                    swept = sweep_uploads(plane.store, plane.objects, plane.clock.now(), keep_ms=keep_ms, after=after)
+                    after = swept.after
+            except UnavailableError:  # the database is away: nothing is lost, it is behind
+                after = None
+            except Exception:  # as above
+                after = None
+                _log.exception("a turn of housekeeping failed", extra={"event": "housekeeping.failed"})
+            self._stopping.wait(_NAP_S if after is not None else settings.housekeeping_s)
 
     def _project(self) -> None:
         plane, bell = self._serving.plane, self._serving.projection_bell

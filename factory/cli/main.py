@@ -7,7 +7,7 @@ import sys
 import typer
 
 from factory.cli import output, up
-from factory.cli.commands import datasets, jobs, models, platform, processes, status
+from factory.cli.commands import datasets, jobs, models, platform, processes, queues, status
 from factory.errors import FactoryError
 
 __all__ = ["app", "main"]
@@ -28,7 +28,7 @@ app.add_typer(models.models, name="models")
 app.add_typer(models.endpoints, name="endpoints")
 app.add_typer(platform.pools, name="pools")
 app.add_typer(platform.nodes, name="nodes")
-app.add_typer(platform.queues, name="queues")
+app.add_typer(queues.app, name="queues")
 app.add_typer(platform.tenants, name="tenants")
 app.add_typer(platform.keys, name="keys")
 app.command("server")(processes.server)
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
         arguments.remove("--json")
         output.set_json(True)
     program: tuple[str, ...] = ()
-    if arguments[:2] == ["jobs", "submit"] and "--" in arguments:
+    if arguments[:2] in (["jobs", "submit"], ["jobs", "plan"]) and "--" in arguments:
         at = arguments.index("--")
         program, arguments = tuple(arguments[at + 1 :]), arguments[:at]
     try:

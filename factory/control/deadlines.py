@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from factory.domain.events import AttemptUnknown, StopRequested
 from factory.domain.jobs import AttemptState, EndReason, Job, JobState, Outcome
-from factory.domain.pools import Runner
+from factory.domain.pools import Node, NodeState, Runner
 from factory.domain.time import SECOND, Instant
 
-__all__ = ["due_at", "overdue", "silent_from", "unknown"]
+__all__ = ["due_at", "is_forgettable", "overdue", "silent_from", "unknown"]
 
 
 def due_at(job: Job) -> Instant | None:
@@ -46,6 +46,11 @@ def overdue(job: Job, now: Instant) -> StopRequested | None:
 def silent_from(runner: Runner, silence_s: int) -> Instant:
     """Return when the runner counts as silent unless it is heard before."""
     return runner.seen_at + silence_s * SECOND
+
+
+def is_forgettable(node: Node, *, holds: bool, keep_s: int, now: Instant) -> bool:
+    """True if a lost node is removed: it holds no attempt (one that is not proven dead holds it), and is lost long."""
+    return node.state is NodeState.LOST and not holds and now >= node.seen_at + keep_s * SECOND
 
 
 def unknown(job: Job, why: str, now: Instant) -> AttemptUnknown | None:

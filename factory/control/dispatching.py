@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from factory.control.applying import apply_event
 from factory.control.gates import Doomed, Open, judge
 from factory.control.ledger import Ledger, Refusal
 from factory.control.ports import ControlTx
@@ -20,8 +19,8 @@ from factory.domain.ids import JobId
 from factory.domain.jobs import Job
 from factory.domain.tenancy import PLATFORM
 from factory.domain.time import Instant
+from factory.jobs.applying import apply_event
 from factory.jobs.ports import EndedHook
-from factory.lifecycle.effects import Effect
 from factory.lifecycle.stepping import next_attempt_id, why_stale
 from factory.scheduling.planning import Admit, Decision, Preempt
 
@@ -35,7 +34,6 @@ class Dispatched:
     admitted: tuple[JobId, ...] = ()
     preempted: tuple[JobId, ...] = ()
     refused: tuple[tuple[JobId, Refusal], ...] = ()
-    effects: tuple[Effect, ...] = ()
 
 
 def dispatch(
@@ -57,7 +55,7 @@ def dispatch(
     group = _Group(tx, planned, Ledger(current.snapshot), epoch, now, on_ended)
     for decision in decisions:
         group.apply(decision)
-    return Dispatched(tuple(group.admitted), tuple(group.preempted), tuple(group.refused), tuple(group.effects))
+    return Dispatched(tuple(group.admitted), tuple(group.preempted), tuple(group.refused))
 
 
 class _Group:
@@ -81,7 +79,6 @@ class _Group:
         self.admitted: list[JobId] = []
         self.preempted: list[JobId] = []
         self.refused: list[tuple[JobId, Refusal]] = []
-        self.effects: list[Effect] = []
 
     def apply(self, decision: Decision) -> None:
         job = self._tx.job(PLATFORM, decision.job_id)
@@ -123,6 +120,4 @@ class _Group:
         self.preempted.append(job.id)
 
     def _write(self, job: Job, event: Event) -> Job:
-        after, effects = apply_event(self._tx, job, event, self._now, self._on_ended)
-        self.effects.extend(effects)
-        return after
+        return apply_event(self._tx, job, event, self._now, self._on_ended)

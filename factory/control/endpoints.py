@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from factory.control.applying import apply_event
 from factory.control.ports import ControlTx, ReplicaSubmitter
 from factory.domain.endpoints import Endpoint, EndpointState, Revision
 from factory.domain.events import CancelRequested
@@ -36,8 +35,8 @@ from factory.domain.jobs import (
 )
 from factory.domain.tenancy import PLATFORM, Scope
 from factory.domain.time import SECOND, Instant
+from factory.jobs.applying import apply_event
 from factory.jobs.ports import EndedHook, JobFilter
-from factory.lifecycle.effects import Effect
 
 __all__ = ["EndpointPlan", "Kept", "decide", "group_id", "keep_endpoints"]
 
@@ -64,13 +63,12 @@ class Kept:
 
     submitted: int = 0
     cancelled: int = 0
-    effects: tuple[Effect, ...] = ()
     look_again_at: Instant | None = None
 
     @property
     def changed(self) -> bool:
         """True if anything was asked of the rest of the loop."""
-        return bool(self.submitted or self.cancelled or self.effects)
+        return bool(self.submitted or self.cancelled)
 
 
 def group_id(endpoint: Endpoint) -> str:
@@ -120,7 +118,7 @@ def keep_endpoints(tx: ControlTx, submitter: ReplicaSubmitter, now: Instant, on_
     round_ = _Round(tx, submitter, now, on_ended)
     for endpoint in tx.endpoints(PLATFORM):
         round_.keep(endpoint)
-    return Kept(round_.submitted, round_.cancelled, tuple(round_.effects), min(round_.again, default=None))
+    return Kept(round_.submitted, round_.cancelled, min(round_.again, default=None))
 
 
 class _Round:
@@ -131,17 +129,13 @@ class _Round:
         self._on_ended = on_ended
         self.submitted = 0
         self.cancelled = 0
-        self.effects: list[Effect] = []
         self.again: list[Instant] = []
 
     def keep(self, endpoint: Endpoint) -> None:
         still = self._jobs(endpoint, frozenset(JobState) - TERMINAL_STATES, 1000)
         found = decide(endpoint, still, self._jobs(endpoint, TERMINAL_STATES, _LOOK_BACK), self._now)
         for job, why in found.cancel:
-            _, caused = apply_event(
-                self._tx, job, CancelRequested(self._now, "control", why), self._now, self._on_ended
-            )
-            self.effects.extend(caused)
+            apply_event(self._tx, job, CancelRequested(self._now, "control", why), self._now, self._on_ended)
             self.cancelled += 1
         for index in found.submit:
             self._submit(endpoint, endpoint.revisions[-1], index)

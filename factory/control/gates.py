@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from factory.domain.ids import PoolName
 from factory.domain.jobs import Job, JobState, Waiting
 from factory.domain.tenancy import Scope
 from factory.jobs.gating import GateReader, waits_for
 
-__all__ = ["Doomed", "Judgement", "Open", "awaited", "judge"]
+__all__ = ["Doomed", "Judgement", "Open", "awaited", "judge", "pool_key"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,5 +45,15 @@ def judge(reader: GateReader, job: Job) -> Judgement:
 
 
 def awaited(job: Job) -> frozenset[str]:
-    """Return the ids of jobs and dataset versions whose change may let the job go, or hold it again."""
-    return frozenset(job.spec.after) | frozenset(read.version_id for read in job.spec.inputs)
+    """Return the keys of jobs, dataset versions and pools whose change may let the job go, or hold it again."""
+    pool = () if job.spec.pool is None else (pool_key(job.spec.pool),)
+    return frozenset(job.spec.after) | frozenset(read.version_id for read in job.spec.inputs) | frozenset(pool)
+
+
+def pool_key(pool: PoolName) -> str:
+    """Return the key of a pool: no job and no version has such an id.
+
+    >>> pool_key(PoolName("cpu"))
+    'pool:cpu'
+    """
+    return f"pool:{pool}"

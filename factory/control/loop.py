@@ -20,11 +20,10 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 from factory.control.agenda import Agenda
-from factory.control.applying import apply_event
-from factory.control.deadlines import overdue, silent_from, unknown
+from factory.control.deadlines import is_forgettable, overdue, silent_from, unknown
 from factory.control.dispatching import Dispatched, dispatch
-from factory.control.endpoints import Kept, keep_endpoints
-from factory.control.gates import Doomed, Open, judge
+from factory.control.endpoints import keep_endpoints
+from factory.control.gates import Doomed, Open, judge, pool_key
 from factory.control.ledger import Refusal
 from factory.control.ports import ControlStore, ControlTx, Lease, ReplicaSubmitter
 from factory.control.view import Changed, View, build, catch_up
@@ -35,14 +34,16 @@ from factory.domain.pools import NodeState
 from factory.domain.tenancy import PLATFORM
 from factory.domain.time import SECOND, Instant
 from factory.errors import FeedPrunedError, FencedError, StaleWriteError
+from factory.jobs.applying import apply_event
 from factory.jobs.ports import EndedHook
-from factory.lifecycle.effects import Effect
 from factory.scheduling.planning import Plan, Policy, plan
 from factory.scheduling.snapshot import Snapshot
 
 __all__ = ["ControlLoop", "Planner", "Settings", "TickResult"]
 
 T = TypeVar("T")
+
+_SWEEP_EVERY_MS = 60 * SECOND  # between two looks for lost nodes to remove
 
 
 class Planner(Protocol):
@@ -64,6 +65,7 @@ class Settings:
     lease_s: int = 15
     renew_s: int = 3  # the lease is renewed when it is older than this
     runner_silence_s: int = 30  # a runner not heard for so long: its attempts are unknown, its nodes lost
+    lost_node_keep_s: int = 3600  # a lost node that holds nothing is removed so long after its last report
     group: int = 100  # decisions, or jobs looked at, per transaction
     keep_feed: int = 100_000  # entries kept for readers that are behind
     policy: Policy = field(default_factory=Policy)
@@ -81,7 +83,6 @@ class TickResult:
     moved: int = 0  # jobs that time or a gate moved
     fenced: bool = False  # it found in a transaction that it leads no longer
     stale: int = 0  # transactions given up because a row changed under them
-    effects: tuple[Effect, ...] = ()  # to be acted on after the tick (wakes, caches)
     wake_at: Instant = 0  # call tick then at the latest; `now` = at once, there is more to do
 
 
@@ -92,7 +93,6 @@ class _Tally:
     admitted: list[JobId] = field(default_factory=list[JobId])
     preempted: list[JobId] = field(default_factory=list[JobId])
     refused: list[tuple[JobId, Refusal]] = field(default_factory=list[tuple[JobId, Refusal]])
-    effects: list[Effect] = field(default_factory=list[Effect])
     moved: int = 0
     stale: int = 0
     more: bool = False
@@ -137,6 +137,7 @@ class ControlLoop:
         self._planned: Snapshot | None = None  # what the last plan saw; the same snapshot gives the same plan
         self._endpoints_dirty = True
         self._endpoints_at: Instant | None = None
+        self._swept_at: Instant = 0
         self._aliases_dirty = True
 
     @property
@@ -166,6 +167,7 @@ class ControlLoop:
         tally = _Tally()
         try:
             self._let_time_act(tally, lease.epoch, now)
+            self._forget_lost(tally, lease.epoch, now)
             self._judge_pending(tally, lease.epoch, now)
             self._dispatch(tally, lease.epoch, now)
             self._keep_endpoints(tally, lease.epoch, now)
@@ -224,6 +226,8 @@ class ControlLoop:
             self._endpoints_dirty |= any(job is not None and job.group is not None for job in (before, after))
         for id in changed.versions:
             self._agenda.stir(id)
+        for name in changed.pools:
+            self._agenda.stir(pool_key(name))
         self._agenda.fleet_changed |= changed.fleet
         self._endpoints_dirty |= changed.endpoints or changed.models
         self._aliases_dirty |= changed.endpoints or changed.models
@@ -247,6 +251,30 @@ class ControlLoop:
             if self._in_tx(lambda tx, ids=ids: self._stop_overdue(tx, ids, now), tally, epoch) is None:
                 self._agenda.push_due(snapshot, ids)
         self._refresh(now)
+
+    def _forget_lost(self, tally: _Tally, epoch: int, now: Instant) -> None:
+        """Remove nodes that were lost long ago and hold nothing: a plan gives a lost node nothing new to hold."""
+        if 0 <= now - self._swept_at < _SWEEP_EVERY_MS:
+            return
+        snapshot = self._seen().snapshot
+        old = {
+            id: node.version
+            for id, node in snapshot.nodes.items()
+            if is_forgettable(
+                node, holds=snapshot.holdings.get(id) is not None, keep_s=self._settings.lost_node_keep_s, now=now
+            )
+        }
+
+        def forget(tx: ControlTx) -> _Moved:
+            gone = [node.id for node in tx.nodes(PLATFORM) if old.get(node.id) == node.version]
+            for id in gone:
+                tx.delete_node(PLATFORM, id)
+            return _Moved(len(gone))
+
+        if not old or self._in_tx(forget, tally, epoch) is not None:
+            self._swept_at = now
+        if old:
+            self._refresh(now)
 
     def _suspects(self, snapshot: Snapshot, silent: Sequence[RunnerId]) -> _Suspects:
         """Whom to look at in the rows: nodes of silent runners, attempts of those and on lost nodes."""
@@ -389,14 +417,11 @@ class ControlLoop:
             return None
         if isinstance(done, _Moved):
             tally.moved += done.count
-        if isinstance(done, _Moved | Dispatched | Kept):
-            tally.effects.extend(done.effects)
         return done
 
     def _write(self, tx: ControlTx, job: Job, event: Event, now: Instant, moved: _Moved) -> None:
-        _, effects = apply_event(tx, job, event, now, self._on_ended)
+        apply_event(tx, job, event, now, self._on_ended)
         moved.count += 1
-        moved.effects.extend(effects)
 
     def _seen(self) -> View:
         if self._view is None:
@@ -413,7 +438,6 @@ class ControlLoop:
             moved=tally.moved,
             fenced=fenced,
             stale=tally.stale,
-            effects=tuple(tally.effects),
             wake_at=now if tally.more else min(self._wakes(now)),
         )
 
@@ -447,7 +471,6 @@ class _Moved:
     """What a transaction of step 3 wrote."""
 
     count: int = 0
-    effects: list[Effect] = field(default_factory=list[Effect])
 
 
 def _groups(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

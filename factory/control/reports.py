@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from factory.control.applying import apply_event
 from factory.control.ports import ControlTx
 from factory.domain.events import AttemptEnded, AttemptFound, AttemptRunning, AttemptStarting, Event
 from factory.domain.ids import AttemptId, RunnerId
@@ -18,8 +17,8 @@ from factory.domain.jobs import AttemptState, Job
 from factory.domain.pools import Node, Runner
 from factory.domain.tenancy import PLATFORM
 from factory.domain.time import SECOND, Instant
+from factory.jobs.applying import apply_event
 from factory.jobs.ports import EndedHook
-from factory.lifecycle.effects import Effect, WakeScheduler
 from factory.lifecycle.stepping import Stale, why_stale
 from factory.pools.service import apply_nodes, current_runner
 from factory.schemas.runner import AttemptReport, ReportBatch
@@ -44,7 +43,6 @@ class Applied:
 
     runner: Runner
     nodes: tuple[Node, ...] = ()  # those that changed
-    effects: tuple[Effect, ...] = ()
     ignored: tuple[tuple[AttemptId, Stale | Unusable], ...] = ()
 
 
@@ -58,15 +56,12 @@ def apply_report(tx: ControlTx, batch: ReportBatch, now: Instant, on_ended: Ende
     runner = current_runner(tx, RunnerId(batch.runner), batch.incarnation)
     runner = _heard(tx, runner, batch.ingress_url, now)
     nodes = () if batch.nodes is None else apply_nodes(tx, runner, batch.nodes, now)
-    effects: list[Effect] = [WakeScheduler()] if nodes else []
     ignored: list[tuple[AttemptId, Stale | Unusable]] = []
     for report in batch.attempts:
-        told = _apply_attempt(tx, runner, report, now, on_ended)
-        if isinstance(told, Stale | Unusable):
-            ignored.append((AttemptId(report.attempt), told))
-        else:
-            effects.extend(told)
-    return Applied(runner, nodes, tuple(effects), tuple(ignored))
+        why = _apply_attempt(tx, runner, report, now, on_ended)
+        if why is not None:
+            ignored.append((AttemptId(report.attempt), why))
+    return Applied(runner, nodes, tuple(ignored))
 
 
 def _heard(tx: ControlTx, runner: Runner, ingress_url: str | None, now: Instant) -> Runner:
@@ -79,7 +74,8 @@ def _heard(tx: ControlTx, runner: Runner, ingress_url: str | None, now: Instant)
 
 def _apply_attempt(
     tx: ControlTx, runner: Runner, report: AttemptReport, now: Instant, on_ended: EndedHook | None
-) -> tuple[Effect, ...] | Stale | Unusable:
+) -> Stale | Unusable | None:
+    """Return why the report changed nothing, None if it did."""
     job = tx.job_of_attempt(PLATFORM, AttemptId(report.attempt))
     if job is None:
         return Unusable.NO_SUCH_ATTEMPT
@@ -87,14 +83,14 @@ def _apply_attempt(
         return Unusable.OTHER_RUNNER
     if report.kind == "ended" and (report.outcome is None or report.proof not in PROOFS):
         return Unusable.NO_PROOF
-    effects: list[Effect] = []
     stale: Stale | None = None
+    changed = False
     for event in _events(job, report, now):
         stale = why_stale(job, event)
         if stale is None:
-            job, caused = apply_event(tx, job, event, now, on_ended)
-            effects.extend(caused)
-    return tuple(effects) if stale is None or effects else stale
+            job = apply_event(tx, job, event, now, on_ended)
+            changed = True
+    return None if changed else stale
 
 
 def _events(job: Job, report: AttemptReport, now: Instant) -> Iterator[Event]:

@@ -45,6 +45,7 @@ class Changed:
 
     jobs: frozenset[JobId] = frozenset()
     versions: frozenset[VersionId] = frozenset()
+    pools: frozenset[PoolName] = frozenset()
     fleet: bool = False  # pools, nodes, runners or queues
     endpoints: bool = False
     models: bool = False
@@ -91,6 +92,7 @@ def catch_up(reader: ControlReader, view: View) -> tuple[View, Changed]:
     changed = Changed(
         jobs=jobs,
         versions=frozenset(VersionId(key) for key in keys.get(FeedKind.VERSION, ())),
+        pools=frozenset(PoolName(key) for key in keys.get(FeedKind.POOL, ())),
         fleet=bool(fleet),
         endpoints=FeedKind.ENDPOINT in keys,
         models=FeedKind.MODEL in keys,

@@ -58,6 +58,16 @@ class DatasetReader(Protocol):
 
     def upload(self, scope: Scope, upload_id: UploadId) -> Upload | None: ...
 
+    def upload_by_digest(self, scope: Scope, tenant: TenantId, sha256: str, format: str) -> Upload | None:
+        """The tenant's upload of these bytes: one that is kept if there is one, else the newest."""
+        ...
+
+    def uploads_with_bytes(
+        self, scope: Scope, *, after: UploadId | None = None, limit: int = 100
+    ) -> tuple[Upload, ...]:
+        """Uploads that are not REMOVED, by id, those above `after`."""
+        ...
+
 
 class DatasetTx(DatasetReader, Protocol):
     """`put_*`: version 0 inserts, else guarded replace. Raises: StaleWriteError, ConflictError."""
@@ -66,7 +76,11 @@ class DatasetTx(DatasetReader, Protocol):
 
     def put_version(self, version: DatasetVersion) -> DatasetVersion: ...
 
-    def insert_upload(self, upload: Upload) -> None: ...
+    def put_upload(self, upload: Upload) -> Upload: ...
+
+    def delete_upload(self, upload: Upload) -> None:
+        """Forget it. Raises: StaleWriteError: it changed since it was read, or is gone."""
+        ...
 
 
 class DatasetStore(Protocol):

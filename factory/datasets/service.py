@@ -6,6 +6,7 @@ worker does with a version is `datasets/writing.py`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -16,15 +17,23 @@ from factory.datasets.ports import RegistryReader, RegistryTx
 from factory.datasets.settling import take_up
 from factory.datasets.views import version_name
 from factory.datasets.writing import DatasetAttempts
-from factory.domain.datasets import Contract, Dataset, DatasetVersion, Upload, VersionState
+from factory.domain.datasets import Contract, Dataset, DatasetVersion, Upload, UploadState, VersionState
 from factory.domain.ids import DatasetName, UploadId, VersionId, is_name
 from factory.domain.jobs import Purpose
 from factory.domain.tenancy import WRITERS, Principal, Scope
 from factory.domain.time import Instant
-from factory.errors import ConflictError, DatasetGateError, InvalidRequestError, NotFoundError, did_you_mean
+from factory.errors import (
+    ConflictError,
+    DatasetGateError,
+    FactoryError,
+    InvalidRequestError,
+    NotFoundError,
+    UploadGoneError,
+    did_you_mean,
+)
 from factory.quality.contracts import contract_digest, contract_from_mapping
 from factory.schemas.common import Page
-from factory.schemas.datasets import DatasetView, RegisterRequest, UploadView, VersionView
+from factory.schemas.datasets import DatasetView, FindUploadRequest, RegisterRequest, UploadView, VersionView
 
 __all__ = ["FORMATS", "DatasetService", "Registration"]
 
@@ -64,31 +73,51 @@ class DatasetService(DatasetAttempts):
                 hint=f"allowed: {', '.join(FORMATS)}",
             )
         upload_id = UploadId(self._ids.new("upl"))
-        key = f"uploads/{tenant}/{upload_id}"
-        stored = self._objects.put(key, chunks, limit_bytes=limit_bytes)
-        if stored.size_bytes == 0:
-            self._objects.delete(key)
-            raise InvalidRequestError("the upload is empty", hint="send the file as the body of the request")
-        upload = Upload(
+        arriving = Upload(
             id=upload_id,
             tenant=tenant,
             filename=_plain_name(filename),
             format=format,
-            object_key=key,
-            size_bytes=stored.size_bytes,
-            sha256=stored.sha256,
+            object_key=f"uploads/{tenant}/{upload_id}",
+            size_bytes=0,
+            sha256="",
             created_at=now,
             created_by=principal.id,
+            state=UploadState.ARRIVING,
         )
-        self._store.transact(lambda tx: tx.insert_upload(upload))
-        return views.upload_view(upload)
+        # the row first: bytes that a crash cuts off are known, and removed by housekeeping
+        begun = self._store.transact(lambda tx: tx.put_upload(arriving))
+        try:
+            stored = self._objects.put(begun.object_key, chunks, limit_bytes=limit_bytes)
+            if stored.size_bytes == 0:
+                raise InvalidRequestError("the upload is empty", hint="send the file as the body of the request")
+            kept = replace(begun, state=UploadState.KEPT, size_bytes=stored.size_bytes, sha256=stored.sha256)
+            return views.upload_view(self._store.transact(lambda tx: tx.put_upload(kept)))
+        except BaseException:
+            with contextlib.suppress(FactoryError):  # else housekeeping does it
+                self._objects.delete(begun.object_key)
+                self._store.transact(lambda tx: tx.delete_upload(begun))
+            raise
+
+    def find_upload(self, principal: Principal, request: FindUploadRequest) -> UploadView:
+        """Return the tenant's own upload of these bytes, so that they need not be sent again (never another's: rule 9).
+
+        Raises: NotFoundError: this tenant did not upload them, or they were forgotten.
+        """
+        principal.require(*WRITERS)
+        tenant = principal.acting_tenant()
+        found = self._store.read(lambda r: r.upload_by_digest(Scope(tenant), tenant, request.sha256, request.format))
+        if found is None or found.size_bytes != request.size_bytes:
+            raise NotFoundError("upload", request.sha256, hint="upload the file: POST /api/v1/uploads")
+        return views.upload_view(found)
 
     def register(
         self, principal: Principal, name: DatasetName, request: RegisterRequest, *, now: Instant
     ) -> Registration:
         """Make a version (staged) and its ingest job in one transaction; an equal request answers the same version.
 
-        Raises: NotFoundError: no such upload; InvalidRequestError: the contract is wrong; UnknownQueueError.
+        Raises: NotFoundError: no such upload; UploadGoneError: its bytes were removed, and the request is a new one;
+        InvalidRequestError: the contract is wrong; UnknownQueueError.
         """
         principal.require(*WRITERS)
         tenant = principal.acting_tenant()
@@ -101,13 +130,20 @@ class DatasetService(DatasetAttempts):
 
         def work(tx: RegistryTx) -> Registration:
             upload = tx.upload(Scope(tenant), UploadId(request.upload))
-            if upload is None:
+            if upload is None or upload.state is UploadState.ARRIVING:
                 raise NotFoundError("upload", request.upload, hint="upload the file first: POST /api/v1/uploads")
             take_up(tx, tenant, name, now, jobs=self._jobs)
             digest = _request_digest(upload, contract)
             known = tx.version_by_request(Scope(tenant), tenant, name, digest)
             if known is not None:
+                _made_from(tx, upload, known.id)
                 return Registration(known, replayed=True)
+            if upload.state is not UploadState.KEPT:
+                raise UploadGoneError(
+                    f"the bytes of upload {upload.id} were removed: what was made of them is settled",
+                    hint="upload the file again: POST /api/v1/uploads",
+                    facts={"upload": upload.id},
+                )
             staged = tx.put_version(
                 DatasetVersion(
                     id=VersionId(self._ids.new("dsv")),
@@ -123,6 +159,7 @@ class DatasetService(DatasetAttempts):
                     labels=tuple(sorted(request.labels.items())),
                 )
             )
+            _made_from(tx, upload, staged.id)
             # the version first: the job is judged by it, and a refusal rolls both back
             job = self._jobs.submit_ingest(tx, principal, tenant, staged.id, request.queue, now)
             return Registration(tx.put_version(replace(staged, job=job.id)), replayed=False)
@@ -206,6 +243,12 @@ class DatasetService(DatasetAttempts):
             return views.version_view(version, _names(tx, principal.scope, version.parents))
 
         return self._store.transact(work)
+
+
+def _made_from(tx: RegistryTx, upload: Upload, version_id: VersionId) -> None:
+    """Note that a version needs the upload's bytes. The write meets housekeeping's: one of the two must try again."""
+    if upload.state is UploadState.KEPT and version_id not in upload.versions:
+        tx.put_upload(replace(upload, versions=(*upload.versions, version_id)))
 
 
 def _version(reader: RegistryReader, principal: Principal, name: DatasetName, number: int) -> DatasetVersion:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from factory.domain.datasets import CheckResult, Dataset, DatasetVersion, Upload
+from factory.domain.datasets import CheckResult, Dataset, DatasetVersion, Upload, UploadState
 from factory.quality.contracts import contract_to_mapping
 from factory.schemas.datasets import CheckView, DatasetView, FileView, UploadView, VersionView
 
@@ -24,6 +24,7 @@ def upload_view(upload: Upload) -> UploadView:
         format=upload.format,
         size_bytes=upload.size_bytes,
         sha256=upload.sha256,
+        kept=upload.state is UploadState.KEPT,
     )
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "SeriesShape",
     "Severity",
     "Upload",
+    "UploadState",
     "Verdict",
     "VersionState",
 ]
@@ -199,9 +200,18 @@ class Dataset:
     version: int = 0  # optimistic guard
 
 
+class UploadState(StrEnum):
+    """Where an upload's bytes are. `removing` is written before they are deleted: a crash leaves none behind."""
+
+    ARRIVING = "arriving"  # the row stands before the first byte; size and digest are not known yet
+    KEPT = "kept"  # may be registered
+    REMOVING = "removing"  # nobody may register it any more; its bytes may be there still
+    REMOVED = "removed"  # the bytes are gone; the row tells what the versions that name it came from
+
+
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """Bytes on their way in: staging in the object store."""
+    """Bytes on their way in: staging in the object store until what is made of them is settled."""
 
     id: UploadId
     tenant: TenantId
@@ -212,6 +222,9 @@ class Upload:
     sha256: str
     created_at: Instant
     created_by: str
+    state: UploadState = UploadState.KEPT
+    versions: tuple[VersionId, ...] = ()  # that were registered from it
+    version: int = 0  # optimistic guard
 
 
 @dataclass(frozen=True, slots=True)

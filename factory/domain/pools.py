@@ -48,7 +48,8 @@ class Pool:
     isolation: Isolation = Isolation.SHARED
     tenant: TenantId | None = None  # set if isolation is TENANT
     policy: str = "fair"  # in which order jobs get its slots: a name of `scheduling.policies`
-    self_fence_s: int | None = None  # see DESIGN §2, proof of death; None = off
+    self_fence_s: int | None = None  # see DESIGN §2, proof of death; None = off; changes only while nothing runs there
+    set_by: str = ""  # key of the admin who set isolation or self-fence; "" = they are as its runner's join says
     version: int = 0  # optimistic guard, one more per write
 
 
@@ -67,6 +68,7 @@ class Node:
     host: str = ""  # address that other nodes reach it by
     ray_node_id: str = ""  # Ray's id of the present incarnation
     seen_at: Instant = 0  # last report
+    drain: str | None = None  # why an admin drains it, also while it is lost; None = not
     memory_limits: str = "watchdog"  # "cgroup" or "watchdog": how the agent holds the memory limit
     version: int = 0
 
@@ -81,5 +83,8 @@ class Runner:
     ingress_url: str = ""  # where its endpoints answer, e.g. http://127.0.0.1:9000
     release: str = ""  # factory version of the runner
     ray_version: str = ""
+    isolation: Isolation = Isolation.SHARED  # as its join says; what counts is the pool's
+    tenant: TenantId | None = None
+    self_fence_s: int | None = None
     key: KeyId | None = None  # the one key that speaks for it, since its first join (pools/runners.py)
     version: int = 0

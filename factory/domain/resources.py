@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["GIB", "MIB", "Resources", "slots_milli"]
+__all__ = ["GIB", "MIB", "Resources", "slots_in", "slots_milli"]
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -67,3 +67,17 @@ def slots_milli(asked: Resources, slot: Resources) -> int:
             raise ValueError("asked for a resource that the slot does not have")
         worst = max(worst, -(-want * 1000 // have))
     return worst
+
+
+def slots_in(capacity: Resources, slot: Resources) -> int:
+    """Return how many thousandths of a slot a node offers: what its scarcest resource allows.
+
+    >>> slots_in(Resources(cpu_milli=8000, memory_bytes=16 * GIB), Resources(cpu_milli=1000, memory_bytes=4 * GIB))
+    4000
+    """
+    pairs = (
+        (capacity.cpu_milli, slot.cpu_milli),
+        (capacity.memory_bytes, slot.memory_bytes),
+        (capacity.gpu_milli, slot.gpu_milli),
+    )
+    return min((have * 1000 // each for have, each in pairs if each), default=0)

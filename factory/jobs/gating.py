@@ -4,6 +4,8 @@
 - G2 A quarantined version is open to `repair` only.
 - G3 A staged or validated version is not judged to the end yet: the job waits.
 - G4 A failed or deprecated version is shut.
+- G5 Data above class `internal` is handled only on a pool of the tenant's own (DESIGN §1): its Ray cluster is one trust
+  domain. A pool that an admin shares again holds the jobs that wait for it.
 """
 
 from __future__ import annotations
@@ -12,12 +14,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, assert_never
 
-from factory.domain.datasets import DatasetVersion, VersionState
+from factory.domain.datasets import Contract, DatasetVersion, VersionState
 from factory.domain.ids import JobId, TenantId, VersionId
-from factory.domain.jobs import Job, JobSpec, JobState, Purpose, Waiting, WaitReason
+from factory.domain.jobs import IngestEntry, Job, JobSpec, JobState, Purpose, Waiting, WaitReason
+from factory.domain.pools import Isolation, Pool
 from factory.domain.tenancy import Scope
+from factory.quality.contracts import DATA_CLASSES
 
-__all__ = ["Gate", "GateAnswer", "GateReader", "judge_read", "waits_for"]
+__all__ = ["Gate", "GateAnswer", "GateReader", "is_sensitive", "judge_read", "waits_for"]
 
 _SHOWN = 5  # failing checks that the message names; all are in the facts
 
@@ -46,6 +50,8 @@ class GateReader(Protocol):
     def job(self, scope: Scope, job_id: JobId) -> Job | None: ...
 
     def version(self, scope: Scope, version_id: VersionId) -> DatasetVersion | None: ...
+
+    def pools(self, scope: Scope) -> tuple[Pool, ...]: ...
 
 
 def judge_read(version: DatasetVersion, purpose: Purpose) -> GateAnswer:
@@ -113,7 +119,37 @@ def waits_for(reader: GateReader, tenant: TenantId, spec: JobSpec) -> Waiting | 
             return Waiting(WaitReason.DEPENDENCY_PENDING, f"waits for its input: {answer.message}", numbers=numbers)
         if answer.gate is Gate.SHUT:
             return Waiting(WaitReason.DATASET_GATE_FAILED, answer.message, answer.hint, numbers)
+        if (hold := _shared_with_others(reader, tenant, spec, version)) is not None:
+            return hold
+    if isinstance(spec.entry, IngestEntry):
+        ingested = reader.version(scope, spec.entry.version_id)
+        return None if ingested is None else _shared_with_others(reader, tenant, spec, ingested)
     return None
+
+
+def _shared_with_others(reader: GateReader, tenant: TenantId, spec: JobSpec, version: DatasetVersion) -> Waiting | None:
+    """Return what holds a job that handles `version` where others may look (rule G5)."""
+    if not is_sensitive(version.contract):
+        return None
+    pool = next((p for p in reader.pools(Scope(tenant)) if p.name == spec.pool), None)
+    if pool is not None and pool.isolation is Isolation.TENANT and pool.tenant == tenant:
+        return None
+    place = "no pool is named" if spec.pool is None else f"pool '{spec.pool}' is shared with other tenants"
+    if spec.pool is not None and pool is None:
+        place = f"pool '{spec.pool}' is not there for this tenant"
+    return Waiting(
+        WaitReason.DATASET_GATE_FAILED,
+        f"dataset {version.dataset}@{version.number} is of class '{version.contract.data_class}', which is handled "
+        f"only on a pool of the tenant's own; {place}",
+        f"it goes on when an operator has set: factory pools set {spec.pool or 'POOL'} --isolation tenant "
+        f"--tenant {tenant}; or submit it again with a pool of your own",
+        (("class", version.contract.data_class), ("pool", spec.pool or "")),
+    )
+
+
+def is_sensitive(contract: Contract) -> bool:
+    """True above class `internal`."""
+    return DATA_CLASSES.index(contract.data_class) > DATA_CLASSES.index("internal")
 
 
 def _quarantined(version: DatasetVersion, name: str, facts: dict[str, object]) -> GateAnswer:

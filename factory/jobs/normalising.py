@@ -109,6 +109,7 @@ class Normaliser:
             )
         queue = self.queue(asked.queue)
         pool = self.pool(asked.pool)
+        flavors = self._flavors(asked.flavors, pool)
         read = [(self._pin(name, given), given.purpose, name) for name, given in sorted(asked.inputs.items())]
         entry, manifest = self._entry(asked)
         if manifest is not None:
@@ -122,7 +123,12 @@ class Normaliser:
             queue=queue,
             resources=to_resources(asked.cpu, asked.memory, asked.gpu),
             replicas=asked.replicas,
+            min_replicas=asked.min_replicas,
             pool=pool,
+            flavors=flavors,
+            gpu_models=tuple(dict.fromkeys(asked.gpu_models)),
+            topology=asked.topology,
+            estimate_s=asked.estimate_s,
             priority=asked.priority,
             inputs=tuple(DatasetInput(name, v.dataset, v.number, v.id, purpose) for v, purpose, name in read),
             outputs=outputs,
@@ -155,9 +161,29 @@ class Normaliser:
             raise UnknownPoolError(name, self._usable())
         return PoolName(name) if name is not None else None
 
+    def _flavors(self, asked: Iterable[str], pool: PoolName | None) -> tuple[str, ...]:
+        """Return the flavors in their order, each once. Raises: InvalidRequestError: a pool here has none of it."""
+        flavors = tuple(dict.fromkeys(asked))
+        pools = self._usable()
+        known = sorted({p.flavor.name for p in pools.values()})
+        for flavor in flavors:
+            if pools and flavor not in known:  # before any runner has joined, nothing is known of what will be there
+                raise InvalidRequestError(
+                    f"flavors: there is no flavor '{flavor}'{did_you_mean(flavor, known)}",
+                    hint=f"flavors here: {', '.join(known)} (see: factory pools)",
+                    facts={"field": "flavors", "flavor": flavor, "known": known},
+                )
+        if flavors and pool is not None and (own := pools[pool].flavor.name) not in flavors:
+            raise InvalidRequestError(
+                f"flavors: pool '{pool}' is of flavor '{own}', which is not one of {', '.join(flavors)}",
+                hint="leave out `pool`, or name its flavor",
+                facts={"field": "flavors", "pool": pool, "flavor": own},
+            )
+        return flavors
+
     def pool_for(self, contract: Contract, pool: PoolName | None) -> PoolName | None:
         """Return where a platform job may handle data of this class: above `internal` only an own pool (DESIGN §1)."""
-        if pool is None and _is_sensitive(contract):
+        if pool is None and gating.is_sensitive(contract):
             own = sorted(p.name for p in self._usable().values() if p.isolation is Isolation.TENANT)
             pool = own[0] if own else None
         self._check_data_class([contract], pool)
@@ -340,7 +366,7 @@ class Normaliser:
         return before
 
     def _check_data_class(self, contracts: Collection[Contract], pool: PoolName | None) -> None:
-        sensitive = sorted({c.data_class for c in contracts if _is_sensitive(c)}, key=DATA_CLASSES.index)
+        sensitive = sorted({c.data_class for c in contracts if gating.is_sensitive(c)}, key=DATA_CLASSES.index)
         if not sensitive:
             return
         where = None if pool is None else self._usable()[pool]
@@ -349,7 +375,9 @@ class Normaliser:
             place = "no pool is named" if pool is None else f"pool '{pool}' is shared with other tenants"
             raise InvalidRequestError(
                 f"data of class '{sensitive[-1]}' is handled only on a pool of the tenant's own; {place}",
-                hint=f"set pool='{own[0]}'" if own else "ask an operator for a pool with isolation = tenant",
+                hint=f"set pool='{own[0]}'"
+                if own
+                else f"ask an operator for one: factory pools set POOL --isolation tenant --tenant {self._tenant}",
                 facts={"data_class": sensitive[-1], "pools": own},
             )
 
@@ -418,10 +446,6 @@ def _environment(env: dict[str, str]) -> tuple[tuple[str, str], ...]:
                 f"env may not set '{name}': names that begin with FACTORY_ belong to the factory", hint="choose another"
             )
     return tuple(sorted(env.items()))
-
-
-def _is_sensitive(contract: Contract) -> bool:
-    return DATA_CLASSES.index(contract.data_class) > DATA_CLASSES.index("internal")
 
 
 def _json(value: object, what: str, *, sort: bool = True) -> str:

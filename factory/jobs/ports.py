@@ -19,7 +19,6 @@ from factory.domain.models import Model, ModelVersion
 from factory.domain.pools import Node, Pool, Runner
 from factory.domain.tenancy import Queue, Scope
 from factory.domain.time import Instant
-from factory.lifecycle.effects import Effect
 from factory.scheduling.snapshot import Snapshot
 
 __all__ = [
@@ -35,7 +34,6 @@ __all__ = [
     "JobTx",
     "ModelLookup",
     "PoolLookup",
-    "Signals",
     "Snapshots",
     "StoredCode",
     "SubmissionReader",
@@ -209,12 +207,6 @@ class EndedHook(Protocol):
     """Called in the transaction that ends a job, so that what hangs on it ends too (bootstrap: datasets.settling)."""
 
     def __call__(self, tx: object, job: Job, now: Instant) -> None: ...
-
-
-class Signals(Protocol):
-    """Where effects go after the commit: wakes the loop, long polls and caches. Losing one costs only time."""
-
-    def emit(self, effects: Sequence[Effect]) -> None: ...
 
 
 class StoredCode(Protocol):

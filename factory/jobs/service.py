@@ -6,7 +6,6 @@ nothing stored. The life of a job moves only through `lifecycle.record`.
 
 from __future__ import annotations
 
-import builtins
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from factory.domain.events import (
     AttemptEnded,
     CancelRequested,
     Event,
+    PriorityChanged,
     ResumeRequested,
     Submitted,
     SuspendRequested,
@@ -31,6 +31,7 @@ from factory.domain.jobs import (
     Job,
     JobState,
     Outcome,
+    PriorityClass,
     RetryPolicy,
     Waiting,
 )
@@ -40,6 +41,7 @@ from factory.domain.tenancy import PLATFORM, WRITERS, Principal, Role
 from factory.domain.time import Instant
 from factory.errors import ConflictError, IdempotencyConflictError, InvalidRequestError, NotFoundError
 from factory.jobs import views
+from factory.jobs.applying import apply_event
 from factory.jobs.normalising import Normaliser
 from factory.jobs.ports import (
     AttemptProgress,
@@ -48,14 +50,12 @@ from factory.jobs.ports import (
     IdempotencyRecord,
     JobFilter,
     JobTx,
-    Signals,
     Snapshots,
     SubmissionReader,
     SubmissionStore,
     SubmissionTx,
 )
 from factory.jobs.snapshots import BuiltSnapshots
-from factory.lifecycle.effects import Effect
 from factory.lifecycle.liveness import job_of, require_live
 from factory.lifecycle.stepping import record
 from factory.scheduling.explaining import explain
@@ -68,6 +68,14 @@ __all__ = ["JobService", "LiveAttempt", "Submission"]
 BATCH_LIMIT = 1000
 _ROUTE = "POST /jobs"  # a key of a batch is a key of its items: the same job may come either way
 _KEY_LENGTH = 200
+# fields of the spec that the first release did not have, and their defaults as they stand in JSON
+_LATER_FIELDS: dict[str, object] = {
+    "min_replicas": None,
+    "flavors": [],
+    "gpu_models": [],
+    "topology": "any",
+    "estimate_s": None,
+}
 _PUBLISH_RETRY = RetryPolicy(max_retries=10, user_errors=True)  # with the back-off's cap about five minutes in all
 _INGEST = Resources(cpu_milli=1000, memory_bytes=GIB)  # of one ingest job; DuckDB spills to disk above it
 
@@ -103,14 +111,12 @@ class JobService:
         catalogue: Catalogue,
         snapshots: Snapshots | None = None,
         on_ended: EndedHook | None = None,
-        signals: Signals | None = None,
     ) -> None:
         """Join the service.
 
         Args:
             snapshots: where explanations get the scheduler's view; None = built from the rows each time.
             on_ended: called in the transaction that ends a job (bootstrap: datasets.settling.settle).
-            signals: told of the effects after the commit.
         """
         self._store = store
         self._ids = ids
@@ -118,7 +124,6 @@ class JobService:
         self._catalogue = catalogue
         self._snapshots = snapshots or BuiltSnapshots()
         self._on_ended = on_ended
-        self._signals = signals
 
     # --- submit -----------------------------------------------------------------------------------------------------
 
@@ -149,25 +154,20 @@ class JobService:
         for key, _ in wanted:
             _check_key(key)
 
-        def work(tx: SubmissionTx) -> tuple[tuple[Submission, ...], list[Effect]]:
+        def work(tx: SubmissionTx) -> tuple[Submission, ...]:
             normaliser = self._normaliser(tx, tenant)
-            effects: list[Effect] = []
             made: list[Submission] = []
             for index, ((key, spec), fingerprint) in enumerate(zip(wanted, prints, strict=True)):
                 try:
-                    submission = self._submit_one(
-                        tx, normaliser, principal, tenant, key, spec, fingerprint, now, effects
-                    )
+                    submission = self._submit_one(tx, normaliser, principal, tenant, key, spec, fingerprint, now)
                 except (InvalidRequestError, NotFoundError) as exc:
                     if len(wanted) > 1:
                         exc.facts["item"] = index
                     raise
                 made.append(submission)
-            return tuple(made), effects
+            return tuple(made)
 
-        submissions, effects = self._store.transact(work)
-        self._emit(effects)
-        return submissions
+        return self._store.transact(work)
 
     def _submit_one(
         self,
@@ -179,14 +179,13 @@ class JobService:
         spec: JobSpec,
         fingerprint: str,
         now: Instant,
-        effects: builtins.list[Effect],
     ) -> Submission:
         if key is not None:
             known = tx.idempotency(tenant, principal.id, _ROUTE, key)
             if known is not None:
                 return _replay(tx, principal, known, fingerprint)
         normal = normaliser.normalise(spec)
-        job = self._insert(tx, tenant, normal.spec, principal.id, now, hold=normal.hold, effects=effects)
+        job = self._insert(tx, tenant, normal.spec, principal.id, now, hold=normal.hold)
         if key is not None:
             tx.remember(IdempotencyRecord(tenant, principal.id, _ROUTE, key, fingerprint, job.id, now))
         return Submission(job)
@@ -250,13 +249,10 @@ class JobService:
         *,
         group: GroupRef | None = None,
         hold: Waiting | None = None,
-        effects: builtins.list[Effect] | None = None,
     ) -> Job:
         event = Submitted(now, JobId(self._ids.new("job")), tenant, by, spec, group, hold)
-        job, recorded, caused = record(None, event)
+        job, recorded, _ = record(None, event)
         tx.insert_job(job, (recorded,))
-        if effects is not None:
-            effects.extend(caused)
         return job
 
     def _normaliser(self, reader: SubmissionReader, tenant: TenantId) -> Normaliser:
@@ -289,6 +285,29 @@ class JobService:
         """Let it go on. Raises: NotFoundError, IllegalTransitionError."""
         return self._change(principal, job_id, lambda _: ResumeRequested(now, principal.id), now)
 
+    def set_priority(self, principal: Principal, job_id: JobId, priority: PriorityClass, *, now: Instant) -> Job:
+        """Move a job that waits to another priority class; one that has it already is returned as it is.
+
+        Raises: NotFoundError; ConflictError: it runs, or has ended.
+        """
+
+        def event(job: Job) -> Event | None:
+            if job.is_terminal:
+                raise ConflictError(
+                    f"job {job.id} has already {views.spoken(job.state)}: its priority decides nothing any more",
+                    hint="submit it again with the priority that it shall have",
+                    facts={"state": job.state},
+                )
+            if job.live_attempt is not None:
+                raise ConflictError(
+                    f"job {job.id} is {job.state.value}: a priority decides when a job starts, and this one has slots",
+                    hint="it can be changed when the job waits again (after a preemption or a retry)",
+                    facts={"state": job.state},
+                )
+            return None if job.spec.priority is priority else PriorityChanged(now, principal.id, priority)
+
+        return self._change(principal, job_id, event, now)
+
     def fence_node(self, principal: Principal, node: NodeId, *, reason: str, now: Instant) -> tuple[Job, ...]:
         """An admin says that nothing runs on the node any more: ends its attempts with proof "fenced" (audited).
 
@@ -298,51 +317,33 @@ class JobService:
         if not reason.strip():
             raise InvalidRequestError("fencing a node needs a reason", hint="say how you know that nothing runs on it")
 
-        def work(tx: SubmissionTx) -> tuple[tuple[Job, ...], list[Effect]]:
+        def work(tx: SubmissionTx) -> tuple[Job, ...]:
             known = [n.id for n in tx.nodes(PLATFORM)]
             if node not in known:
                 raise NotFoundError("node", node, known, hint="see: factory nodes")
             ended: list[Job] = []
-            effects: list[Effect] = []
             for job in tx.open_jobs(PLATFORM):
                 live = job.live_attempt
                 if live is None or all(p.node != node for p in live.allocation.placements):
                     continue
                 message = f"node {node} was fenced by {principal.id}: {reason}"
                 event = AttemptEnded(now, live.id, Outcome(EndReason.NODE_LOST, message), "fenced")
-                ended.append(self._apply(tx, job, event, now, effects))
+                ended.append(apply_event(tx, job, event, now, self._on_ended))
             detail = json.dumps({"node": node, "reason": reason, "jobs": [job.id for job in ended]})
             tx.put_audit(now, principal.id, None, "node.fence", detail)
-            return tuple(ended), effects
+            return tuple(ended)
 
-        jobs, effects = self._store.transact(work)
-        self._emit(effects)
-        return jobs
+        return self._store.transact(work)
 
     def _change(self, principal: Principal, job_id: JobId, event_of: _EventOf, now: Instant) -> Job:
         principal.require(*WRITERS)
 
-        def work(tx: SubmissionTx) -> tuple[Job, list[Effect]]:
-            effects: list[Effect] = []
+        def work(tx: SubmissionTx) -> Job:
             job = _found(tx, principal, job_id)
             event = event_of(job)
-            return (job if event is None else self._apply(tx, job, event, now, effects)), effects
+            return job if event is None else apply_event(tx, job, event, now, self._on_ended)
 
-        job, effects = self._store.transact(work)
-        self._emit(effects)
-        return job
-
-    def _apply(self, tx: SubmissionTx, job: Job, event: Event, now: Instant, effects: builtins.list[Effect]) -> Job:
-        moved, recorded, caused = record(job, event)
-        tx.update_job(moved, (recorded,), expected_seq=job.seq)
-        effects.extend(caused)
-        if moved.is_terminal and self._on_ended is not None:
-            self._on_ended(tx, moved, now)
-        return moved
-
-    def _emit(self, effects: Sequence[Effect]) -> None:
-        if self._signals is not None and effects:
-            self._signals.emit(effects)
+        return self._store.transact(work)
 
     # --- look -------------------------------------------------------------------------------------------------------
 
@@ -448,7 +449,11 @@ def _replay(tx: SubmissionTx, principal: Principal, known: IdempotencyRecord, fi
 
 
 def _fingerprint(spec: JobSpec) -> str:
-    text = json.dumps(spec.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    body = spec.model_dump(mode="json")
+    for name, default in _LATER_FIELDS.items():
+        if body[name] == default:  # a key that the first release took still names the same body
+            del body[name]
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 

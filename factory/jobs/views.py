@@ -18,6 +18,7 @@ from factory.domain.jobs import (
     FunctionEntry,
     IngestEntry,
     Job,
+    JobState,
     Outcome,
     Placement,
     ServiceEntry,
@@ -37,7 +38,7 @@ from factory.schemas.jobs import (
     WaitingView,
 )
 
-__all__ = ["event_view", "explanation_view", "job_view", "kind_of", "progress_view", "waiting_view"]
+__all__ = ["event_view", "explanation_view", "job_view", "kind_of", "progress_view", "spoken", "waiting_view"]
 
 Kind = Literal["function", "command", "algorithm", "service", "ingest"]
 
@@ -88,6 +89,11 @@ def job_view(
         pool=job.attempts[-1].allocation.pool if job.attempts else job.spec.pool,
         priority=job.spec.priority,
         replicas=job.spec.replicas,
+        min_replicas=job.spec.min_replicas,
+        flavors=job.spec.flavors,
+        gpu_models=job.spec.gpu_models,
+        topology=job.spec.topology,
+        estimate_s=job.spec.estimate_s,
         submitted_at=job.submitted_at,
         submitted_by=job.submitted_by,
         state_since=job.state_since,
@@ -131,6 +137,15 @@ def event_view(recorded: Recorded, *, for_platform: bool) -> EventView:
         hidden.add("by")
     detail = {f.name: _plain(getattr(event, f.name)) for f in fields(event) if f.name not in hidden}
     return EventView(seq=recorded.seq, type=_type_of(event), at=event.at, detail=detail)
+
+
+def spoken(state: JobState) -> str:
+    """Return a final state as it follows "has".
+
+    >>> spoken(JobState.CANCELLED), spoken(JobState.FAILED)
+    ('been cancelled', 'failed')
+    """
+    return _SPOKEN.get(state.value, state.value)
 
 
 def explanation_view(job: Job, explanation: Explanation | None) -> ExplanationView:
@@ -199,7 +214,7 @@ def _outcome_view(outcome: Outcome) -> OutcomeView:
 def _ended(job: Job) -> str:
     why = "" if job.outcome is None else f": {job.outcome.reason.value}"
     message = f" ({job.outcome.message})" if job.outcome is not None and job.outcome.message else ""
-    return f"{job.spec.name} has {_SPOKEN.get(job.state.value, job.state.value)}{why}{message}."
+    return f"{job.spec.name} has {spoken(job.state)}{why}{message}."
 
 
 _SPOKEN = {"cancelled": "been cancelled", "timed_out": "timed out"}

@@ -50,15 +50,7 @@ from factory.domain.jobs import (
 )
 from factory.domain.time import Instant
 from factory.errors import IllegalTransitionError
-from factory.lifecycle.effects import (
-    AttemptDesired,
-    AttemptReleased,
-    Effect,
-    JobEnded,
-    StopWanted,
-    TokenRevoked,
-    WakeScheduler,
-)
+from factory.lifecycle.effects import Effect, JobEnded
 from factory.lifecycle.retrying import RetryReason, decide
 from factory.lifecycle.transitions import rule_for
 
@@ -109,12 +101,13 @@ def step(job: Job | None, event: Event) -> Step:
     if job is None:
         if not isinstance(event, Submitted):  # pragma: no cover - the table allows nothing else without a job
             raise _illegal(job, event)
-        return _submitted(event)
+        return Step(_submitted(event))
     named = getattr(event, "attempt_id", None)
     if named is not None and not isinstance(event, Admitted) and (live is None or live.id != named):
         raise _illegal(job, event)
-    moved = _move(job, live, event)
-    return Step(replace(moved.job, seq=job.seq + 1), moved.effects)
+    moved = replace(_move(job, live, event), seq=job.seq + 1)
+    # rule 6: no event leads from a final state, so who is final now has just ended
+    return Step(moved, (JobEnded(moved.id),) if moved.is_terminal else ())
 
 
 def record(job: Job | None, event: Event) -> tuple[Job, Recorded, tuple[Effect, ...]]:
@@ -169,8 +162,8 @@ def why_stale(job: Job, event: Event) -> Stale | None:
     return Stale.ALREADY_KNOWN
 
 
-def _submitted(event: Submitted) -> Step:
-    job = Job(
+def _submitted(event: Submitted) -> Job:
+    return Job(
         id=event.job_id,
         tenant=event.tenant,
         spec=event.spec,
@@ -182,15 +175,14 @@ def _submitted(event: Submitted) -> Step:
         group=event.group,
         hold=event.hold,
     )
-    return Step(job, (WakeScheduler(),))
 
 
-def _move(job: Job, live: Attempt | None, event: Event) -> Step:
+def _move(job: Job, live: Attempt | None, event: Event) -> Job:
     match event:
         case Held():
-            return Step(_to(job, JobState.PENDING, event.at, hold=event.hold))
+            return _to(job, JobState.PENDING, event.at, hold=event.hold)
         case Queued():
-            return Step(_to(job, JobState.QUEUED, event.at), (WakeScheduler(),))
+            return _to(job, JobState.QUEUED, event.at)
         case Admitted():
             return _admit(job, event)
         case CancelRequested():
@@ -200,7 +192,7 @@ def _move(job: Job, live: Attempt | None, event: Event) -> Step:
         case ResumeRequested():
             return _resume(job, event)
         case PriorityChanged():
-            return Step(replace(job, spec=replace(job.spec, priority=event.priority)), (WakeScheduler(),))
+            return replace(job, spec=replace(job.spec, priority=event.priority))
         case (
             AttemptStarting()
             | AttemptRunning()
@@ -230,23 +222,22 @@ def _move_attempt(
     | StopRequested
     | PreemptRequested
     | AttemptEnded,
-) -> Step:
+) -> Job:
     match event:
         case AttemptStarting():
             begun = replace(live, state=AttemptState.STARTING, starting_at=event.at)
-            return Step(_to(_with(job, begun), JobState.STARTING, event.at))
+            return _to(_with(job, begun), JobState.STARTING, event.at)
         case AttemptRunning():
             started = event.at if live.starting_at is None else live.starting_at
             up = replace(live, state=AttemptState.RUNNING, starting_at=started, running_at=event.at)
             up = replace(up, code_digest=event.code_digest or live.code_digest)
-            return Step(_to(_with(job, up), JobState.RUNNING, event.at))
+            return _to(_with(job, up), JobState.RUNNING, event.at)
         case Checkpointed():
-            return Step(_with(job, replace(live, checkpointed_at=event.at)))
+            return _with(job, replace(live, checkpointed_at=event.at))
         case AttemptUnknown():
-            return Step(_with(job, replace(live, state=AttemptState.UNKNOWN)))
+            return _with(job, replace(live, state=AttemptState.UNKNOWN))
         case AttemptFound():
-            found = replace(live, state=_state_before_silence(live))
-            return Step(_with(job, found), (StopWanted(live.id, live.runner),) if live.stop is not None else ())
+            return _with(job, replace(live, state=_state_before_silence(live)))
         case StopRequested():
             if event.outcome.reason not in _STOP_REASONS or live.stop is not None:
                 raise _illegal(job, event)
@@ -255,13 +246,13 @@ def _move_attempt(
             if live.stop is not None:
                 raise _illegal(job, event)
             stopped = _stop(job, live, Stop(EndReason.PREEMPTED, event.at, event.by))
-            return Step(_to(stopped.job, JobState.PREEMPTING, event.at), stopped.effects)
+            return _to(stopped, JobState.PREEMPTING, event.at)
         case AttemptEnded():
             return _end(job, live, event)
     assert_never(event)
 
 
-def _admit(job: Job, event: Admitted) -> Step:
+def _admit(job: Job, event: Admitted) -> Job:
     if event.attempt_id != next_attempt_id(job):
         raise _illegal(job, event)
     attempt = Attempt(
@@ -273,58 +264,53 @@ def _admit(job: Job, event: Admitted) -> Step:
         admitted_at=event.at,
     )
     grown = replace(job, attempts=(*job.attempts, attempt), not_before=None)
-    return Step(_to(grown, JobState.ADMITTED, event.at), (AttemptDesired(attempt.id, attempt.runner),))
+    return _to(grown, JobState.ADMITTED, event.at)
 
 
-def _cancel(job: Job, live: Attempt | None, event: CancelRequested) -> Step:
+def _cancel(job: Job, live: Attempt | None, event: CancelRequested) -> Job:
     if live is None:
         message = f"cancelled by {event.by} while {job.state.value}" + (f": {event.reason}" if event.reason else "")
         return _final(job, JobState.CANCELLED, Outcome(EndReason.CANCELLED, message), event.at)
     stopped = _stop(job, live, Stop(EndReason.CANCELLED, event.at, event.by))
-    return Step(_to(stopped.job, JobState.CANCELLING, event.at), stopped.effects)
+    return _to(stopped, JobState.CANCELLING, event.at)
 
 
-def _suspend(job: Job, live: Attempt | None, event: SuspendRequested) -> Step:
+def _suspend(job: Job, live: Attempt | None, event: SuspendRequested) -> Job:
     hold = Waiting(WaitReason.SUSPENDED, f"suspended by {event.by}", "resume it to let it go on")
     if live is None:
-        return Step(_to(job, JobState.SUSPENDED, event.at, hold=hold))
+        return _to(job, JobState.SUSPENDED, event.at, hold=hold)
     stop = live.stop or Stop(EndReason.PREEMPTED, event.at, event.by)
     stopped = _stop(job, live, stop)
-    return Step(_to(stopped.job, JobState.PREEMPTING, event.at, hold=hold), stopped.effects)
+    return _to(stopped, JobState.PREEMPTING, event.at, hold=hold)
 
 
-def _resume(job: Job, event: ResumeRequested) -> Step:
+def _resume(job: Job, event: ResumeRequested) -> Job:
     if job.state is JobState.PREEMPTING:
         if job.hold is None:
             raise _illegal(job, event)
-        return Step(replace(job, hold=None))
+        return replace(job, hold=None)
     judged = Waiting(WaitReason.PENDING_EVALUATION, f"resumed by {event.by}; not yet judged")
-    return Step(_to(job, JobState.PENDING, event.at, hold=judged), (WakeScheduler(),))
+    return _to(job, JobState.PENDING, event.at, hold=judged)
 
 
-def _end(job: Job, live: Attempt, event: AttemptEnded) -> Step:
+def _end(job: Job, live: Attempt, event: AttemptEnded) -> Job:
     outcome = _explained(live, event.outcome)
     ended = replace(live, state=AttemptState.ENDED, ended_at=event.at, outcome=outcome, proof=event.proof)
     freed = _with(job, ended)
-    released: tuple[Effect, ...] = (
-        TokenRevoked(live.id),
-        AttemptReleased(live.id, live.runner),
-        WakeScheduler(),
-    )
     if job.state is JobState.CANCELLING:
         by = live.stop.by if live.stop is not None else ""
         how = f"; its attempt ended as {outcome.reason.value}" if outcome.reason is not EndReason.CANCELLED else ""
         cancelled = Outcome(EndReason.CANCELLED, f"cancelled by {by or 'a person'}{how}")
-        return _final(freed, JobState.CANCELLED, cancelled, event.at, released)
+        return _final(freed, JobState.CANCELLED, cancelled, event.at)
     decision = decide(job, outcome, event.at)
     if not decision.retry:
         if decision.reason is RetryReason.EXHAUSTED and job.retries:
             outcome = replace(outcome, message=f"{outcome.message} (after {job.retries} retries)".strip())
-        return _final(freed, _FINAL_OF.get(outcome.reason, JobState.FAILED), outcome, event.at, released)
+        return _final(freed, _FINAL_OF.get(outcome.reason, JobState.FAILED), outcome, event.at)
     counted = replace(freed, retries=job.retries + decision.counted, not_before=decision.not_before)
     if job.hold is not None and job.hold.reason is WaitReason.SUSPENDED:
-        return Step(_to(counted, JobState.SUSPENDED, event.at, hold=job.hold), released)
-    return Step(_to(counted, JobState.QUEUED, event.at), released)
+        return _to(counted, JobState.SUSPENDED, event.at, hold=job.hold)
+    return _to(counted, JobState.QUEUED, event.at)
 
 
 def _explained(live: Attempt, outcome: Outcome) -> Outcome:
@@ -334,15 +320,14 @@ def _explained(live: Attempt, outcome: Outcome) -> Outcome:
     return replace(outcome, reason=live.stop.reason)
 
 
-def _final(job: Job, state: JobState, outcome: Outcome, at: Instant, effects: tuple[Effect, ...] = ()) -> Step:
-    ended = replace(_to(job, state, at), outcome=outcome, ended_at=at, not_before=None)
-    return Step(ended, (*effects, JobEnded(job.id, state)))
+def _final(job: Job, state: JobState, outcome: Outcome, at: Instant) -> Job:
+    return replace(_to(job, state, at), outcome=outcome, ended_at=at, not_before=None)
 
 
-def _stop(job: Job, live: Attempt, stop: Stop) -> Step:
+def _stop(job: Job, live: Attempt, stop: Stop) -> Job:
     # an unknown attempt stays unknown: nobody is there to stop it yet, and found again it goes on to stopping
     state = AttemptState.UNKNOWN if live.state is AttemptState.UNKNOWN else AttemptState.STOPPING
-    return Step(_with(job, replace(live, state=state, stop=stop)), (StopWanted(live.id, live.runner),))
+    return _with(job, replace(live, state=state, stop=stop))
 
 
 def _state_before_silence(live: Attempt) -> AttemptState:

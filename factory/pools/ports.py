@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 from factory.domain.ids import KeyId, NodeId, PoolName, RunnerId, TenantId
 from factory.domain.jobs import Job
 from factory.domain.pools import Node, Pool, Runner
-from factory.domain.tenancy import Key, Scope
+from factory.domain.tenancy import Key, Scope, Tenant
 from factory.domain.time import Instant
 
 __all__ = ["FleetReader", "FleetStore", "FleetTx", "PoolReader", "PoolStore", "PoolTx"]
@@ -53,11 +53,13 @@ class PoolStore(Protocol):
 
 
 class FleetReader(PoolReader, Protocol):
-    """Pools, the jobs that use them, and the keys that runners join with."""
+    """Pools, the jobs that use them, the tenants that may own them, and the keys that runners join with."""
 
     def open_jobs(self, scope: Scope) -> tuple[Job, ...]: ...
 
     def key(self, scope: Scope, key_id: KeyId) -> Key | None: ...
+
+    def tenants(self, scope: Scope) -> tuple[Tenant, ...]: ...
 
 
 class FleetTx(PoolTx, Protocol):
@@ -66,6 +68,8 @@ class FleetTx(PoolTx, Protocol):
     def open_jobs(self, scope: Scope) -> tuple[Job, ...]: ...
 
     def key(self, scope: Scope, key_id: KeyId) -> Key | None: ...
+
+    def tenants(self, scope: Scope) -> tuple[Tenant, ...]: ...
 
     def put_audit(
         self, at: Instant, principal: str, tenant: TenantId | None, action: str, detail_json: str

@@ -12,14 +12,16 @@ from factory.domain.pools import Flavor, Node, NodeState, Pool, Runner
 from factory.domain.resources import Resources
 from factory.domain.tenancy import PLATFORM, Principal, Role
 from factory.domain.time import SECOND, Instant
-from factory.errors import ConflictError, InvalidRequestError, NotFoundError, UnsupportedError
+from factory.errors import ConflictError, InvalidRequestError, NotFoundError, UnsupportedError, did_you_mean
+from factory.pools.governing import Governed, as_joined, check_owner, govern, new_pool
 from factory.pools.ports import FleetReader, FleetStore, FleetTx, PoolTx
 from factory.pools.runners import StaleRunnerError, binding, current_runner
 from factory.schemas.common import PROTOCOL
 from factory.schemas.platform import NodeView, PoolView
+from factory.schemas.pools import POLICIES, PoolSettings
 from factory.schemas.runner import JoinRequest, NodeReport
 
-__all__ = ["PoolService", "StaleRunnerError", "apply_nodes", "current_runner"]
+__all__ = ["Joined", "PoolService", "StaleRunnerError", "apply_nodes", "current_runner"]
 
 _SEEN_EVERY_MS = 10 * SECOND  # a node's sign of life is written at most so often: each write is a feed entry
 
@@ -27,9 +29,9 @@ _SEEN_EVERY_MS = 10 * SECOND  # a node's sign of life is written at most so ofte
 def apply_nodes(tx: PoolTx, runner: Runner, reports: Sequence[NodeReport], now: Instant) -> tuple[Node, ...]:
     """Make pools and nodes what the runner reports: `reports` is the whole list of its nodes.
 
-    A new pool or node is made; a node that is missing or not alive becomes LOST (never removed: its attempts are not
-    proven dead); one that was LOST and reports again is READY; DRAINING stays. Returns the nodes that changed; the same
-    report again returns none.
+    A new pool or node is made; a node that is missing or not alive becomes LOST (not removed: its attempts are not
+    proven dead); one that was LOST and reports again is READY, or DRAINING if an admin drains it. Returns the nodes
+    that changed; the same report again returns none.
 
     Raises: ConflictError: a pool or node belongs to another runner; InvalidRequestError: a report is impossible.
     """
@@ -59,13 +61,21 @@ def apply_nodes(tx: PoolTx, runner: Runner, reports: Sequence[NodeReport], now: 
     return tuple(changed)
 
 
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """The runner, and what of its join did not take effect."""
+
+    runner: Runner
+    notes: tuple[str, ...] = ()
+
+
 class PoolService:
     """What there is to share."""
 
     def __init__(self, store: FleetStore) -> None:
         self._store = store
 
-    def join(self, principal: Principal, request: JoinRequest, *, now: Instant) -> Runner:
+    def join(self, principal: Principal, request: JoinRequest, *, now: Instant) -> Joined:
         """A runner process starts (role runner or platform); every older process of it is stale from now on.
 
         Raises: UnsupportedError: it speaks another protocol; ForbiddenError, ConflictError: see `runners.binding`;
@@ -81,7 +91,7 @@ class PoolService:
         if not is_name(request.runner) or not request.incarnation:
             raise InvalidRequestError(f"'{request.runner}' is no name for a runner, or its incarnation is empty")
 
-        def work(tx: FleetTx) -> Runner:
+        def work(tx: FleetTx) -> Joined:
             known = {r.id: r for r in tx.runners(PLATFORM)}.get(RunnerId(request.runner))
             key = binding(tx, principal, RunnerId(request.runner), now)
             joined = tx.put_runner(
@@ -92,16 +102,20 @@ class PoolService:
                     ingress_url=request.ingress_url or (known.ingress_url if known is not None else ""),
                     release=request.release,
                     ray_version=request.ray_version,
+                    isolation=request.isolation,
+                    tenant=check_owner(tx, request.isolation, request.tenant),
+                    self_fence_s=request.self_fence_s,
                     key=key,
                     version=known.version if known is not None else 0,
                 )
             )
+            notes = as_joined(tx, joined, tx.open_jobs(PLATFORM))
             if request.nodes:  # none yet: the first report names them, and what ran before is not lost until then
                 apply_nodes(tx, joined, request.nodes, now)
             if known is None or (known.incarnation, known.key) != (request.incarnation, key):
                 detail = json.dumps({"runner": request.runner, "incarnation": request.incarnation, "key": key})
                 tx.put_audit(now, principal.id, None, "runner.join", detail)
-            return joined
+            return Joined(joined, notes)
 
         return self._store.transact(work)
 
@@ -118,6 +132,41 @@ class PoolService:
 
         return self._store.read(look)
 
+    def set_pool(self, principal: Principal, name: PoolName, request: PoolSettings, *, now: Instant) -> PoolView:
+        """Set what a pool is for, and the isolation of every pool of its runner (platform role; rule S1 of governing).
+
+        Raises: ForbiddenError; NotFoundError: no such pool or tenant; InvalidRequestError: isolation and tenant do not
+        go together, or there is no such policy; ConflictError: live attempts are in the way (rules S3, S4).
+        """
+        principal.require(Role.PLATFORM)
+        if request.policy is not None and request.policy not in POLICIES:
+            raise InvalidRequestError(
+                f"there is no policy '{request.policy}'{did_you_mean(request.policy, POLICIES)}",
+                hint=f"policies: {', '.join(POLICIES)}",
+                facts={"field": "policy", "known": list(POLICIES)},
+            )
+
+        def work(tx: FleetTx) -> PoolView:
+            pools = {p.name: p for p in tx.pools(principal.scope)}
+            if name not in pools:
+                raise NotFoundError("pool", name, pools, hint="see: factory pools")
+            pool = pools[name]
+            wanted = _wanted(tx, pool, request)
+            jobs = tx.open_jobs(PLATFORM)
+            asked = request.model_dump(mode="json", exclude_none=True)
+            governs = asked.keys() - {"policy"}  # else what the runner's join says of the pool still counts
+            for changed in govern(tx, pool, wanted, principal.id, jobs) if governs else ():
+                detail = json.dumps({"pool": changed.name, "asked_for": name, "set": asked})
+                tx.put_audit(now, principal.id, changed.tenant, "pool.set", detail)
+            after = next(p for p in tx.pools(PLATFORM) if p.name == name)
+            if request.policy is not None and after.policy != request.policy:
+                after = tx.put_pool(replace(after, policy=request.policy))
+                detail = json.dumps({"pool": name, "policy": request.policy})
+                tx.put_audit(now, principal.id, after.tenant, "pool.policy", detail)
+            return _pool_view(after, [n for n in tx.nodes(PLATFORM) if n.pool == name], _Use.of(jobs))
+
+        return self._store.transact(work)
+
     def list_nodes(self, principal: Principal) -> tuple[NodeView, ...]:
         """Return the nodes that the caller may use, by pool and id."""
 
@@ -128,13 +177,42 @@ class PoolService:
 
         return self._store.read(look)
 
-    def drain(self, principal: Principal, node: NodeId, *, now: Instant) -> NodeView:
-        """Let it finish what it has and take nothing new (platform role). Raises: NotFoundError, ConflictError."""
-        return self._turn(principal, node, NodeState.DRAINING, now)
+    def drain(self, principal: Principal, node: NodeId, *, reason: str = "", now: Instant) -> NodeView:
+        """Let it finish what it has and take nothing new, also when it comes back from being lost (platform role).
+
+        Raises: ForbiddenError, NotFoundError.
+        """
+        return self._turn(principal, node, reason.strip(), now)
 
     def undrain(self, principal: Principal, node: NodeId, *, now: Instant) -> NodeView:
-        """Let it take work again (platform role). Raises: NotFoundError, ConflictError: lost."""
-        return self._turn(principal, node, NodeState.READY, now)
+        """Let it take work again, a lost one when it is back (platform role). Raises: ForbiddenError, NotFoundError."""
+        return self._turn(principal, node, None, now)
+
+    def remove(self, principal: Principal, node_id: NodeId, *, now: Instant) -> None:
+        """Forget a node that is lost and holds nothing (platform role). If it reports again, it is there again.
+
+        Raises: ForbiddenError, NotFoundError; ConflictError: it reports, or attempts on it are not proven dead.
+        """
+        principal.require(Role.PLATFORM)
+
+        def work(tx: FleetTx) -> None:
+            node = _found(tx, principal, node_id)
+            if node.state is not NodeState.LOST:
+                raise ConflictError(
+                    f"node '{node_id}' is {node.state.value}: while it reports it would be back at once",
+                    hint=f"drain it (factory nodes drain {node_id}), end its agent, and remove it when it is lost",
+                )
+            held = sorted(attempt for _, attempt in _Use.of(tx.open_jobs(PLATFORM)).attempts.get(node_id, ()))
+            if held:
+                raise ConflictError(
+                    f"node '{node_id}' holds {len(held)} attempt{'' if len(held) == 1 else 's'} not proven dead",
+                    hint=f"if it is certain that nothing runs there: factory nodes fence {node_id} --reason …",
+                    facts={"node": node_id, "attempts": held},
+                )
+            tx.delete_node(PLATFORM, node_id)
+            tx.put_audit(now, principal.id, None, "node.remove", json.dumps({"node": node_id}))
+
+        self._store.transact(work)
 
     def node(self, principal: Principal, node: NodeId) -> NodeView:
         """Return one node. Raises: NotFoundError."""
@@ -144,19 +222,17 @@ class PoolService:
 
         return self._store.read(look)
 
-    def _turn(self, principal: Principal, node_id: NodeId, state: NodeState, now: Instant) -> NodeView:
+    def _turn(self, principal: Principal, node_id: NodeId, drain: str | None, now: Instant) -> NodeView:
         principal.require(Role.PLATFORM)
 
         def work(tx: FleetTx) -> NodeView:
             node = _found(tx, principal, node_id)
-            if node.state is NodeState.LOST:
-                raise ConflictError(
-                    f"node '{node_id}' is lost: it takes no work anyway", hint="it is ready again when it reports"
-                )
-            if node.state is not state:
-                node = tx.put_node(replace(node, state=state))
-                action = "node.drain" if state is NodeState.DRAINING else "node.undrain"
-                tx.put_audit(now, principal.id, None, action, json.dumps({"node": node_id}))
+            turned = replace(node, drain=drain)
+            turned = replace(turned, state=node.state if node.state is NodeState.LOST else _state_of(turned))
+            if turned != node:
+                node = tx.put_node(turned)
+                action = "node.undrain" if drain is None else "node.drain"
+                tx.put_audit(now, principal.id, None, action, json.dumps({"node": node_id, "reason": drain or ""}))
             return _node_view(node, _Use.of(tx.open_jobs(PLATFORM)), principal)
 
         return self._store.transact(work)
@@ -207,12 +283,27 @@ def _pool(tx: PoolTx, pools: dict[PoolName, Pool], runner: Runner, report: NodeR
         )
     if known is None or known.flavor != flavor:
         # nodes of one flavor share a slot; the last report decides, so that a changed setting takes effect
-        pools[name] = tx.put_pool(Pool(name, flavor, runner.id) if known is None else replace(known, flavor=flavor))
+        made = new_pool(tx, runner, Pool(name, flavor, runner.id)) if known is None else replace(known, flavor=flavor)
+        pools[name] = tx.put_pool(made)
     return pools[name]
 
 
+def _wanted(reader: FleetReader, pool: Pool, request: PoolSettings) -> Governed:
+    """Return what the pool shall be; what the request leaves out stays."""
+    now = Governed.of(pool)
+    if request.isolation is not None:
+        now = replace(now, isolation=request.isolation, tenant=check_owner(reader, request.isolation, request.tenant))
+    elif request.tenant is not None:
+        raise InvalidRequestError("a tenant without isolation says nothing", hint="add isolation=tenant")
+    if request.self_fence_s is not None:
+        now = replace(now, self_fence_s=request.self_fence_s or None)
+    return now
+
+
 def _node(before: Node | None, pool: Pool, runner: Runner, report: NodeReport, now: Instant) -> Node:
-    state = NodeState.READY if before is None or before.state is NodeState.LOST else before.state
+    state = NodeState.READY if before is None else _state_of(before)
+    if before is not None and before.state is NodeState.DRAINING:
+        state = NodeState.DRAINING  # also by an older release, which kept no reason
     return Node(
         id=NodeId(report.id),
         pool=pool.name,
@@ -225,9 +316,15 @@ def _node(before: Node | None, pool: Pool, runner: Runner, report: NodeReport, n
         host=report.host,
         ray_node_id=report.ray_node_id,
         seen_at=now if report.is_alive or before is None else before.seen_at,
+        drain=None if before is None else before.drain,
         memory_limits=report.memory_limits,
         version=0 if before is None else before.version,
     )
+
+
+def _state_of(node: Node) -> NodeState:
+    """Return what a node is that reports."""
+    return NodeState.READY if node.drain is None else NodeState.DRAINING
 
 
 def _differs(before: Node, after: Node) -> bool:
@@ -243,6 +340,9 @@ def _pool_view(pool: Pool, nodes: Sequence[Node], used: _Use) -> PoolView:
         slot={"cpu": slot.cpu_milli / 1000, "memory": float(slot.memory_bytes), "gpu": slot.gpu_milli / 1000},
         runner=pool.runner,
         isolation=pool.isolation.value,
+        tenant=pool.tenant,
+        policy=pool.policy,
+        self_fence_s=pool.self_fence_s,
         nodes=len(nodes),
         slots=sum(_slots(n.capacity, slot) for n in ready) / 1000,
         used_slots=used.slots.get(pool.name, 0) / 1000,
@@ -278,6 +378,7 @@ def _node_view(node: Node, used: _Use, principal: Principal) -> NodeView:
         gpu_model=node.gpu_model,
         host=node.host,
         memory_limits=node.memory_limits,
+        drain=node.drain,
         seen_at=node.seen_at,
         attempts=tuple(
             attempt

@@ -4,8 +4,11 @@ It is told nothing it could not find out: folders and /proc hold the truth, so t
 by one that knows as much. It looks when a replica nudges it, when a watched process ends (pidfd) and twice a second;
 each look that differs from the last one is a new version for the runner, which waits for it.
 
-Order of evidence for an end: the replica's own outcome, what the agent saw (over its memory limit), nothing (it
-vanished).
+Order of evidence for an end: the replica's own outcome, what the agent or the kernel saw (over its memory limit),
+nothing (it vanished). An outcome that tells of trouble gives way to an OOM kill: that is what the trouble came from.
+
+Memory is held by the kernel for what is in a limited group (`factory.runner.cgroups`). The watchdog, which looks at
+resident memory four times a second, holds every replica of which a process is outside of one.
 """
 
 from __future__ import annotations
@@ -23,8 +26,10 @@ from pathlib import Path
 from factory.domain.jobs import EndReason, Outcome
 from factory.domain.resources import MIB
 from factory.lifecycle.reconciling import Process as ProcessState
+from factory.runner.cgroups import MemoryGroups, clear, oom_message
 from factory.runner.processes import Process, ProcessTable, proportional_memory
 from factory.runner.shipping import LogShipper, Target
+from factory.worker.cgroups import OWN_MEMORY_BYTES, MemoryGroup
 from factory.worker.folders import NodeFolder, RankFolder, read_json, write_durably, write_once, write_to_fifo
 from factory.worker.http import Http
 from factory.worker.orders import OutcomeFile, ReplicaOrder
@@ -37,6 +42,7 @@ _LOOK_S = 0.5  # a look at least so often
 _MEMORY_S = 0.25  # between two checks of resident memory while something runs
 _KEEP_S = 900.0  # evidence of what is no longer desired stays so long: a late order must find its rank taken
 _KILL_S = 10.0
+_TROUBLE = (EndReason.USER_ERROR, EndReason.WORKER_LOST, EndReason.ENVIRONMENT_FAILED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +74,21 @@ class AgentView:
 class NodeAgent:
     """Everything but the Ray actor around it."""
 
-    def __init__(self, node_id: str, folder: Path, http: Http) -> None:
+    def __init__(self, node_id: str, folder: Path, http: Http, groups: MemoryGroups | None = None) -> None:
+        """`groups`: from `open_groups`; None: the watchdog holds all limits."""
         self.id = node_id
         self.folder = NodeFolder(folder)
         self.folder.create()
         self._table = ProcessTable(node_id)
+        self._groups = groups or MemoryGroups()
         self._shipper = LogShipper(http, resumes=[(attempt, rank) for attempt, rank, _ in self.folder.ranks()])
         self._lock = threading.RLock()  # one look, kill or forget at a time
         self._changed = threading.Condition()
         self._view = AgentView(node_id, 0, 0, ())
         self._members: dict[str, frozenset[Process]] = {}  # as of the last look
-        self._limits: dict[str, tuple[int, int]] = {}  # replica -> limit, baseline (bytes)
+        self._limits: dict[
+            str, tuple[int, int]
+        ] = {}  # replica -> what was asked, what the worker itself may use (bytes)
         self._pidfds: dict[Process, int] = {}
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -89,6 +99,7 @@ class NodeAgent:
 
     def start(self) -> None:
         """Look once, then watch in a thread."""
+        self._sweep_groups()
         self.look()
         self._shipper.start(self.wake)
         threading.Thread(target=self._watch, name="factory-agent", daemon=True).start()
@@ -152,14 +163,23 @@ class NodeAgent:
         with self._lock:
             for _, _, folder in self._ranks_of(replica):
                 write_durably(folder.path / "released.json", {})
+                self._limits.pop(str(folder.path), None)
             self.folder.birth(replica).unlink(missing_ok=True)
-            self._limits.pop(replica, None)
         self.wake()
+
+    def end(self) -> None:
+        """Leave no process and no group of any replica: the factory ends."""
+        with self._lock:
+            for replica in self._table.scan(self._groups.pids):
+                self._kill_all(replica)
+            for group in self._groups.all().values():
+                clear(group)
 
     # --- one look ---------------------------------------------------------------------------------------------------
 
     def _look(self) -> tuple[ReplicaView, ...]:
-        members = self._table.scan()
+        members = self._table.scan(self._groups.pids)
+        groups = self._groups.all()
         births = {path.stem: read_json(path) or {} for path in self.folder.births.glob("*.json")}
         served: dict[str, tuple[str, int, RankFolder]] = {}
         for attempt, rank, folder in self.folder.ranks():
@@ -167,7 +187,13 @@ class NodeAgent:
             if replica and not (folder.path / "released.json").exists():
                 served[replica] = (attempt, rank, folder)
         views = [
-            self._replica(replica, members.get(replica, frozenset()), births.get(replica), served.get(replica))
+            self._replica(
+                replica,
+                members.get(replica, frozenset()),
+                births.get(replica),
+                served.get(replica),
+                groups.get(replica),
+            )
             for replica in sorted(members.keys() | births.keys() | served.keys())
         ]
         self._shipper.watch(
@@ -188,6 +214,7 @@ class NodeAgent:
         members: frozenset[Process],
         birth: dict[str, object] | None,
         served: tuple[str, int, RankFolder] | None,
+        group: MemoryGroup | None,
     ) -> ReplicaView:
         main = _identity(birth)
         if main is None and served is not None:
@@ -198,6 +225,11 @@ class NodeAgent:
             state = ProcessState.LEFTOVER if main is not None else ProcessState.STARTING
         else:
             state = ProcessState.GONE
+        if group is not None and state is not ProcessState.ALIVE:
+            if served is not None:
+                self._note_oom(group, served[2])
+            if state is ProcessState.GONE:
+                group.remove()
         if served is None:
             return ReplicaView(replica, state)
         attempt, rank, folder = served
@@ -248,35 +280,75 @@ class NodeAgent:
                 self._selector.register(self._pidfds[process], selectors.EVENT_READ)
 
     def _hold_limits(self) -> None:
-        """Kill what is over its memory limit, and keep the evidence. The factory's own footprint does not count."""
+        """End as a whole what the kernel began to kill, and kill what is over its limit; keep the evidence."""
+        groups = self._groups.all()
         for view in self._view.replicas:
-            if view.attempt is None or view.process is not ProcessState.ALIVE:
+            is_alive = view.process is ProcessState.ALIVE
+            if view.attempt is None or not (is_alive or view.process is ProcessState.LEFTOVER):
                 continue
             with self._lock:
-                processes = self._members.get(view.id, frozenset())
-                folder = self.folder.rank(view.attempt, view.rank)
-                limit, baseline = self._limit(view, folder, processes)
-                used = proportional_memory(processes, above=limit + baseline) - baseline
-                if not limit or used <= limit:
+                folder, group = self.folder.rank(view.attempt, view.rank), groups.get(view.id)
+                is_over = group is not None and self._note_oom(group, folder)
+                if is_alive and not is_over and not self._is_held(view.id, group):
+                    is_over = self._note_excess(view.id, folder)
+                if not is_over:
                     continue
-                message = f"it used {used // MIB} MiB; its limit is {limit // MIB} MiB"
-                write_once(folder.evidence, {"reason": EndReason.OUT_OF_MEMORY.value, "message": message})
                 self._kill_all(view.id)
             self.wake()
 
-    def _limit(self, view: ReplicaView, folder: RankFolder, processes: frozenset[Process]) -> tuple[int, int]:
-        """Return a replica's limit and the footprint it had before user code; read once, before it could be changed."""
-        if view.id not in self._limits:
+    def _is_held(self, replica: str, group: MemoryGroup | None) -> bool:
+        """True if the kernel holds every process of a replica to its limit."""
+        if group is None:
+            return False
+        with contextlib.suppress(OSError):
+            inside = group.pids()
+            return group.limit_bytes() is not None and all(
+                process.pid in inside or not process.is_alive() for process in self._members.get(replica, ())
+            )
+        return False
+
+    def _note_oom(self, group: MemoryGroup, folder: RankFolder) -> bool:
+        """Keep the kernel's evidence of an OOM kill in a group; True if there is some."""
+        asked, _ = self._limit(folder)
+        message = oom_message(group, asked)
+        if message is not None:
+            write_once(folder.evidence, {"reason": EndReason.OUT_OF_MEMORY.value, "message": message})
+        return message is not None
+
+    def _note_excess(self, replica: str, folder: RankFolder) -> bool:
+        """Keep the evidence if a replica uses more than it may, the worker's own part not counted; True if it does."""
+        asked, own = self._limit(folder)
+        used = proportional_memory(self._members.get(replica, frozenset()), above=asked + own) - own
+        if not asked or used <= asked:
+            return False
+        message = f"it used {used // MIB} MiB; its limit is {asked // MIB} MiB"
+        write_once(folder.evidence, {"reason": EndReason.OUT_OF_MEMORY.value, "message": message})
+        return True
+
+    def _limit(self, folder: RankFolder) -> tuple[int, int]:
+        """Return what a rank asked for, and what its worker may use beside; read once, before it could be changed."""
+        key = str(folder.path)
+        if key not in self._limits:
             try:
                 order = ReplicaOrder.model_validate_json(folder.order.read_bytes())
             except (OSError, ValueError):
                 return 0, 0  # not written yet
-            baseline = 0 if view.began else proportional_memory(processes, above=0)
-            self._limits[view.id] = (order.placement.resources.memory_bytes, max(baseline, 96 * MIB))
-        return self._limits[view.id]
+            own = int((read_json(folder.claim) or {}).get("own_bytes", 0)) + OWN_MEMORY_BYTES
+            self._limits[key] = (order.placement.resources.memory_bytes, own)
+        return self._limits[key]
+
+    def _sweep_groups(self) -> None:
+        """Remove groups that nobody answers for: agents died, or something had outlived a kill for a moment."""
+        with self._lock:
+            groups = self._groups.all()  # before who is known: a newborn makes its group before its file
+            known = {path.stem for path in self.folder.births.glob("*.json")} | self._table.scan().keys()
+            for replica in groups.keys() - known:
+                clear(groups[replica])
+                log.info("memory group removed", extra={"event": "agent.group_swept", "replica": replica})
 
     def _clean(self) -> None:
         """Remove what has been kept long enough after nobody desired it."""
+        self._sweep_groups()
         for attempt, rank, folder in list(self.folder.ranks()):
             mark = folder.path / "released.json"
             if not mark.exists() and (read_json(folder.claim) or {"replica": "?"}).get("replica") == "":
@@ -299,7 +371,9 @@ class NodeAgent:
     def _kill_all(self, replica: str) -> bool:
         """Kill until a scan finds none: what is killed may have forked meanwhile."""
         deadline = time.monotonic() + _KILL_S
-        while processes := self._table.scan().get(replica, frozenset()):
+        while processes := self._table.scan(self._groups.pids).get(replica, frozenset()):
+            if (group := self._groups.all().get(replica)) is not None:
+                group.kill()
             for process in processes:
                 process.kill()
             if time.monotonic() > deadline:
@@ -318,11 +392,14 @@ def _identity(record: dict[str, object] | None) -> Process | None:
 
 
 def _evidence(folder: RankFolder) -> Outcome | None:
+    own = None
     with contextlib.suppress(OSError, ValueError):
-        return OutcomeFile.model_validate_json(folder.outcome.read_bytes()).outcome
+        own = OutcomeFile.model_validate_json(folder.outcome.read_bytes()).outcome
+    if own is not None and own.reason not in _TROUBLE:
+        return own
     match read_json(folder.evidence):
         case {"reason": str(reason), "message": str(message)}:
             hint = "ask for more memory (memory=…), or work in smaller parts"
-            return Outcome(EndReason(reason), message, hint)
+            return Outcome(EndReason(reason), message, hint, tail="" if own is None else own.tail)
         case _:
-            return None
+            return own

@@ -27,11 +27,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from factory.errors import ConfigurationError
 from factory.runner.agent import AgentView, NodeAgent
+from factory.runner.cgroups import open_groups
 from factory.runner.keys import wait_for_key
 from factory.runner.nodes import NodeOptions, describe_node, node_identity
 from factory.runner.processes import NODE_MARKER, REPLICA_MARKER
 from factory.runner.ray_process import NAMESPACE, RAY_HOST
 from factory.schemas.runner import NodeReport
+from factory.worker.folders import NodeFolder
 from factory.worker.http import Http
 from factory.worker.ray import replica_class
 
@@ -41,6 +43,7 @@ log = logging.getLogger(__name__)
 
 _CONNECT_S = 60.0
 _AGENT_START_S = 40.0
+_AGENT_END_S = 5.0
 _KEY_WAIT_S = 5.0  # the runner has read its file already; on another node it may be on its way
 _THREADS = 8  # of an agent: one call waits for news, others kill and notify meanwhile
 
@@ -56,8 +59,12 @@ class AgentActor:
         node_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         node_id = node_identity(node_dir)
         self._release = release
-        self._report = describe_node(node_id, options, host=host, ray_node_id=ray_node_id)
-        self._agent = NodeAgent(node_id, node_dir / node_id, Http(url, wait_for_key(key_file, wait_s=_KEY_WAIT_S)))
+        folder = NodeFolder(node_dir / node_id)
+        folder.create()
+        groups = open_groups(node_id, folder, options.memory_limits)
+        self._report = describe_node(node_id, options, host=host, ray_node_id=ray_node_id, memory_limits=groups.limits)
+        http = Http(url, wait_for_key(key_file, wait_s=_KEY_WAIT_S))
+        self._agent = NodeAgent(node_id, folder.root, http, groups)
         self._agent.start()
 
     def describe(self) -> tuple[NodeReport, str, int]:
@@ -87,6 +94,10 @@ class AgentActor:
     def forget(self, replica: str) -> None:
         """See `NodeAgent.forget`."""
         self._agent.forget(replica)
+
+    def end(self) -> None:
+        """See `NodeAgent.end`."""
+        self._agent.end()
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,8 +246,10 @@ class Cluster:
         return tuple(found)
 
     def end_agents(self) -> None:
-        """Kill the agents: the factory ends."""
+        """End the agents, and by them what is left of their replicas: the factory ends."""
         for agent in self._agents.values():
+            with contextlib.suppress(Exception):
+                agent.call("end", timeout_s=_AGENT_END_S)
             with contextlib.suppress(Exception):
                 ray.kill(agent.actor, no_restart=True)
 

@@ -12,6 +12,11 @@ The join file (0600, JSON) names everything; no secret is ever on a command line
     ray_token_path  the cluster's token file
     node_dir        folder of node data, the same path on every node
     pool, cpus, memory_reserve_bytes, ingress_port, ingress_host, stop_grace_s   optional
+    isolation, tenant   optional: "shared" (default), or "tenant" and whose the whole cluster is; a later
+                    `factory pools set` goes before it
+    self_fence_s    optional: nodes end attempts that the control plane has not renewed for so long (default: never)
+    memory_limits   optional: "auto" (by cgroup where a node can, else by its agent's watchdog) or "watchdog";
+                    not there: the environment's FACTORY_MEMORY_LIMITS
 
 It says that it is at work by the file `runner.ready` beside the join file. SIGTERM ends all attempts as FactoryStopped,
 reports that, ends warm replicas, agents and the ingress, and exits 0. Exit code 3: another process is this runner now.
@@ -30,9 +35,10 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import factory
+from factory.domain.pools import Isolation
 from factory.errors import ConfigurationError, FactoryError
 from factory.runner.keys import keep_key, wait_for_key
 from factory.runner.ray_process import ray_client_env
@@ -61,15 +67,21 @@ class JoinFile:
     pool: str = ""
     cpus: int | None = None
     memory_reserve_bytes: int | None = None
+    memory_limits: Literal["auto", "watchdog"] = "auto"
     ingress_port: int = 0  # 0 = a free one
     ingress_host: str = "127.0.0.1"
+    isolation: Isolation = Isolation.SHARED
+    tenant: str | None = None  # with isolation "tenant": whose the cluster is
+    self_fence_s: int | None = None
     stop_grace_s: int = 2  # the most that jobs get when the factory is stopped in order; a person waits at Ctrl-C
 
 
-def read_join_file(path: Path, *, ray_address: str | None = None, node_dir: Path | None = None) -> JoinFile:
-    """Read the file; arguments go before what it says.
+def read_join_file(
+    path: Path, *, ray_address: str | None = None, node_dir: Path | None = None, memory_limits: str | None = None
+) -> JoinFile:
+    """Read the file; arguments go before what it says, but for `memory_limits`, which is for one that says nothing.
 
-    Raises: ConfigurationError: it is not there, readable by others, or something is missing.
+    Raises: ConfigurationError: it is not there, readable by others, or something is missing or unknown.
     """
     try:
         if path.stat().st_mode & 0o077:
@@ -83,6 +95,9 @@ def read_join_file(path: Path, *, ray_address: str | None = None, node_dir: Path
         missing.append("key_file")
     if missing:
         raise ConfigurationError(f"the join file {path} does not name {', '.join(missing)}")
+    limits = given.get("memory_limits") or memory_limits or "auto"
+    if limits not in ("auto", "watchdog"):
+        raise ConfigurationError(f"memory_limits is 'auto' or 'watchdog', not {limits!r}", hint=f"see {path}")
     key_file = None if given.get("key") else Path(given["key_file"]).resolve()
     return JoinFile(
         url=str(given["url"]),
@@ -96,10 +111,24 @@ def read_join_file(path: Path, *, ray_address: str | None = None, node_dir: Path
         pool=str(given.get("pool") or ""),
         cpus=given.get("cpus"),
         memory_reserve_bytes=given.get("memory_reserve_bytes"),
+        memory_limits=limits,
         ingress_port=int(given.get("ingress_port") or 0),
         ingress_host=str(given.get("ingress_host") or "127.0.0.1"),
+        isolation=_isolation(path, given),
+        tenant=given.get("tenant"),
+        self_fence_s=given.get("self_fence_s"),
         stop_grace_s=int(given.get("stop_grace_s", 2)),
     )
+
+
+def _isolation(path: Path, given: Mapping[str, Any]) -> Isolation:
+    """Return what the join file says. Raises: ConfigurationError: no such isolation, or tenant and it do not agree."""
+    asked = given.get("isolation") or ("shared" if given.get("tenant") is None else "tenant")
+    if asked not in set(Isolation):
+        raise ConfigurationError(f"isolation is one of {', '.join(Isolation)}, not {asked!r}", hint=f"see {path}")
+    if (asked == Isolation.TENANT) != (given.get("tenant") is not None):
+        raise ConfigurationError(f"isolation '{asked}' and tenant {given.get('tenant')!r} do not agree in {path}")
+    return Isolation(asked)
 
 
 def main(argv: Sequence[str] | None = None, env: Mapping[str, str] | None = None) -> int:
@@ -107,18 +136,24 @@ def main(argv: Sequence[str] | None = None, env: Mapping[str, str] | None = None
 
     Args:
         argv: --join-file F [--ray-address A] [--node-dir D]; None = this process's.
-        env: only `FACTORY_LOG_LEVEL` is read; None = this process's.
+        env: `FACTORY_LOG_LEVEL` and `FACTORY_MEMORY_LIMITS` are read; None = this process's.
     """
     parser = argparse.ArgumentParser(prog="factory runner", description="Join one Ray cluster to the factory.")
     parser.add_argument("--join-file", type=Path, required=True)
     parser.add_argument("--ray-address", default=None)
     parser.add_argument("--node-dir", type=Path, default=None)
     options = parser.parse_args(argv)
-    level = (os.environ if env is None else env).get("FACTORY_LOG_LEVEL", "INFO")
+    environ = os.environ if env is None else env
+    level = environ.get("FACTORY_LOG_LEVEL", "INFO")
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        join = read_join_file(options.join_file, ray_address=options.ray_address, node_dir=options.node_dir)
+        join = read_join_file(
+            options.join_file,
+            ray_address=options.ray_address,
+            node_dir=options.node_dir,
+            memory_limits=environ.get("FACTORY_MEMORY_LIMITS"),
+        )
         _run(join)
     except FactoryError as exc:
         log.error("failed: %s", exc, extra={"event": "runner.failed", "code": exc.code})
@@ -138,7 +173,7 @@ def _run(join: JoinFile) -> NoReturn:
     ready = join.folder / "runner.ready"
     ready.unlink(missing_ok=True)
     join.node_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    options = NodeOptions(str(join.node_dir), join.pool, join.cpus, join.memory_reserve_bytes)
+    options = NodeOptions(str(join.node_dir), join.pool, join.cpus, join.memory_reserve_bytes, join.memory_limits)
     ingress_dir = join.node_dir / "ingress"
     secret = ensure_ingress_secret(ingress_dir / "secret")
     key_file = join.key_file or keep_key(join.node_dir / "runner.key", join.key)
@@ -158,16 +193,21 @@ def _run(join: JoinFile) -> NoReturn:
         loop.wake()
 
     link = Link(http, join.runner, uuid.uuid4().hex, on_news)
-    link.join(
+    joined = link.join(
         JoinRequest(
             runner=join.runner,
             incarnation=link.incarnation,
             release=factory.__version__,
             ray_version=cluster.version(),
             ingress_url=loop.ingress_url,
+            isolation=join.isolation,
+            tenant=join.tenant,
+            self_fence_s=join.self_fence_s,
             nodes=nodes,
         )
     )
+    for note in joined.notes:
+        log.warning("%s", note, extra={"event": "runner.not_as_asked"})
     log.info("joined", extra={"event": "runner.joined", "runner": join.runner, "nodes": len(nodes)})
     link.start()
     ready.write_text(str(os.getpid()))

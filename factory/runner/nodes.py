@@ -9,6 +9,7 @@ import subprocess
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Literal
 
 import psutil
 
@@ -30,6 +31,7 @@ class NodeOptions:
     pool: str = ""  # "" = the flavor's name
     cpus: int | None = None  # offer so many; None = all
     memory_reserve_bytes: int | None = None  # None = an eighth, at most 2 GiB
+    memory_limits: Literal["auto", "watchdog"] = "auto"  # auto: by cgroup where the agent can make groups
 
 
 def node_identity(node_dir: Path) -> str:
@@ -49,7 +51,14 @@ def node_identity(node_dir: Path) -> str:
     return node_id
 
 
-def describe_node(node_id: str, options: NodeOptions, *, host: str, ray_node_id: str) -> NodeReport:
+def describe_node(
+    node_id: str,
+    options: NodeOptions,
+    *,
+    host: str,
+    ray_node_id: str,
+    memory_limits: Literal["cgroup", "watchdog"] = "watchdog",
+) -> NodeReport:
     """Return the node as it is offered: capacity = reported − reserve."""
     cpus = options.cpus or len(os.sched_getaffinity(0))
     total = psutil.virtual_memory().total
@@ -74,7 +83,7 @@ def describe_node(node_id: str, options: NodeOptions, *, host: str, ray_node_id:
         gpu_model=models[0] if models else "",
         host=host,
         ray_node_id=ray_node_id,
-        memory_limits="watchdog",
+        memory_limits=memory_limits,
     )
 
 

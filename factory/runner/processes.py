@@ -1,4 +1,4 @@
-"""Which processes of this node belong to which replica: by the mark in their environment, and by descent.
+"""Which processes of this node belong to which replica: by the mark in their environment, by descent, by group.
 
 The mark is what /proc shows of the environment at `exec` (a process cannot change it from inside). A process whose
 environment was cleared is found as the child of one that is known, and stays known when its parent dies. Only
@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from factory.worker.folders import start_ticks
+from factory.worker.folders import proportional_bytes, start_ticks
 
 __all__ = ["NODE_MARKER", "REPLICA_MARKER", "Process", "ProcessTable", "proportional_memory"]
 
@@ -53,8 +54,12 @@ class ProcessTable:
         self._known: dict[Process, str] = {}  # members: process -> replica
         self._strangers: set[Process] = set()  # old enough, and no mark
 
-    def scan(self) -> dict[str, frozenset[Process]]:
-        """Return every replica's living processes, as of now."""
+    def scan(self, grouped: Callable[[], Mapping[str, frozenset[int]]] = dict) -> dict[str, frozenset[Process]]:
+        """Return every replica's living processes, as of now.
+
+        Args:
+            grouped: tells replica -> pids that are in its memory group: a net for what shed its mark and its parents.
+        """
         uptime = _uptime_ticks()
         alive: dict[Process, int] = {}
         for entry in os.listdir("/proc"):
@@ -70,6 +75,7 @@ class ProcessTable:
                 self._known[process] = replica
             elif uptime - process.start_ticks > _YOUNG_TICKS:
                 self._strangers.add(process)
+        self._add_grouped(alive, grouped())  # read after `alive`: a pid used again meanwhile has another start
         self._add_descendants(alive)
         members: dict[str, set[Process]] = {}
         for process, replica in self._known.items():
@@ -86,6 +92,13 @@ class ProcessTable:
             return None
         marks = [v[len(self._prefix) :] for v in environ if v.startswith(self._prefix)]
         return marks[0].decode("ascii", "replace") if marks and marks[0] else None
+
+    def _add_grouped(self, alive: Iterable[Process], grouped: Mapping[str, frozenset[int]]) -> None:
+        replica_of = {pid: replica for replica, pids in grouped.items() for pid in pids}
+        for process in alive if replica_of else ():
+            if process.pid in replica_of:
+                self._known.setdefault(process, replica_of[process.pid])
+                self._strangers.discard(process)
 
     def _add_descendants(self, alive: dict[Process, int]) -> None:
         by_pid = {process.pid: process for process in alive}
@@ -110,15 +123,7 @@ def proportional_memory(processes: frozenset[Process], above: int) -> int:
             total += int(file.read().split()[1]) * _PAGE
     if total <= above:
         return total
-    return sum(_proportional(process.pid) for process in processes)
-
-
-def _proportional(pid: int) -> int:
-    with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/smaps_rollup", "rb") as file:
-        for line in file:
-            if line.startswith(b"Pss:"):
-                return int(line.split()[1]) * 1024
-    return 0
+    return sum(proportional_bytes(process.pid) for process in processes)
 
 
 def _stat(pid: int) -> tuple[Process, int] | None:

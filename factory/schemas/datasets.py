@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import Field
+
 from factory.domain.datasets import CheckKind, Severity, VersionState
 from factory.schemas.common import Name, WireModel
 
@@ -11,6 +13,7 @@ __all__ = [
     "CheckView",
     "DatasetView",
     "FileView",
+    "FindUploadRequest",
     "LineageEdge",
     "LineageNode",
     "LineageView",
@@ -28,6 +31,15 @@ class UploadView(WireModel):
     format: str
     size_bytes: int
     sha256: str
+    kept: bool = True  # False: its bytes were removed; it stands for what was registered from it, and for nothing new
+
+
+class FindUploadRequest(WireModel):
+    """Has the tenant uploaded these bytes before?"""
+
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    size_bytes: int = Field(ge=1)
+    format: str
 
 
 class RegisterRequest(WireModel):

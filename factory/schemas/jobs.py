@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from factory.domain.jobs import (
     AttemptState,
@@ -15,6 +15,7 @@ from factory.domain.jobs import (
     PriorityClass,
     Purpose,
     RayMode,
+    Topology,
     WaitReason,
 )
 from factory.schemas.common import LONGEST_S, Memory, Name, Number, WireModel
@@ -30,6 +31,7 @@ __all__ = [
     "ExplanationView",
     "FunctionSpec",
     "InputSpec",
+    "JobPatch",
     "JobSpec",
     "JobView",
     "OutcomeView",
@@ -103,9 +105,28 @@ class JobSpec(WireModel):
     cpu: float = Field(1.0, ge=0, le=100_000)  # per replica
     memory: Memory = 1 << 30
     gpu: float = Field(0.0, ge=0, le=10_000)  # a fraction below 1 is a share of one device
-    replicas: int = Field(1, ge=1, le=10_000)
+    replicas: int = Field(1, ge=1, le=10_000, description="Size of the gang: all or nothing, but see min_replicas.")
+    min_replicas: int | None = Field(
+        None, ge=1, le=10_000, description="It may start with so few of its replicas; null = all or nothing."
+    )
     queue: Name | None = None  # None = the tenant's own queue
     pool: str | None = None
+    flavors: tuple[str, ...] = Field(
+        (), max_length=20, description="Kinds of node that it may use, best first; empty = any (GET /pools)."
+    )
+    gpu_models: tuple[str, ...] = Field(
+        (), max_length=20, description="Of which its GPUs must be; empty = any (GET /nodes)."
+    )
+    topology: Topology = Field(
+        Topology.ANY, description="How its replicas lie: any, one-node, same-zone, or spread (each on its own node)."
+    )
+    estimate_s: int | None = Field(
+        None,
+        ge=1,
+        le=LONGEST_S,
+        description="Seconds that it is expected to run in all. It plans with it and never ends the job: that is "
+        "timeout_s. Without one the factory learns from jobs like it.",
+    )
     priority: PriorityClass = PriorityClass.NORMAL
     inputs: dict[str, InputSpec] = {}
     outputs: dict[str, OutputSpec] = {}
@@ -119,12 +140,26 @@ class JobSpec(WireModel):
     after: tuple[str, ...] = ()
     labels: dict[str, str] = {}
 
+    @field_validator("min_replicas")
+    @classmethod
+    def _no_more_than_all(cls, value: int | None, info: ValidationInfo) -> int | None:
+        replicas = info.data.get("replicas")
+        if value is not None and replicas is not None and value > replicas:
+            raise ValueError(f"{value} is more than replicas, which is {replicas}")
+        return value
+
     @model_validator(mode="after")
     def _one_entry(self) -> JobSpec:
         given = [k for k in ("function", "command", "algorithm") if getattr(self, k) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of function, command, algorithm; given: {', '.join(given) or 'none'}")
         return self
+
+
+class JobPatch(WireModel):
+    """What may be changed of a job that waits."""
+
+    priority: PriorityClass
 
 
 class OutcomeView(WireModel):
@@ -201,6 +236,11 @@ class JobView(WireModel):
     pool: str | None
     priority: PriorityClass
     replicas: int
+    min_replicas: int | None = None
+    flavors: tuple[str, ...] = ()
+    gpu_models: tuple[str, ...] = ()
+    topology: Topology = Topology.ANY
+    estimate_s: int | None = None
     submitted_at: int
     submitted_by: str
     state_since: int

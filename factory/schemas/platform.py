@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
+from factory.domain.jobs import PriorityClass, WaitReason
 from factory.domain.pools import NodeState
 from factory.domain.tenancy import Role
 from factory.schemas.common import Name, WireModel
@@ -15,8 +16,11 @@ __all__ = [
     "KeyView",
     "NodeView",
     "PoolView",
+    "QueueDetail",
+    "QueuePoolView",
     "QueueRequest",
     "QueueView",
+    "QueuedJobView",
     "QuotaModel",
     "StatusView",
     "TenantRequest",
@@ -32,6 +36,9 @@ class PoolView(WireModel):
     slot: dict[str, float]  # {"cpu": 1, "memory": bytes, "gpu": 0}
     runner: str
     isolation: str
+    tenant: str | None = None  # whose it is, if isolation is "tenant"
+    policy: str = "fair"  # in which order jobs get its slots
+    self_fence_s: int | None = None  # attempts end when the control plane has not renewed them so long; None = off
     nodes: int
     slots: float  # all ready nodes
     used_slots: float
@@ -52,6 +59,7 @@ class NodeView(WireModel):
     gpu_model: str = ""
     host: str = ""
     memory_limits: str = "watchdog"  # "watchdog": the agent measures and kills; "cgroup": the kernel holds the limit
+    drain: str | None = None  # why an admin drains it, also while it is lost; None = not
     seen_at: int
     attempts: tuple[str, ...] = ()  # of the caller's tenant only
 
@@ -62,7 +70,17 @@ class QuotaModel(WireModel):
     pool: str
     nominal: float = Field(ge=0, le=1e9)
     borrowing: float | None = Field(0.0, ge=0, le=1e9)  # None = without limit: the quota then bounds nothing here
-    lending: float | None = Field(None, ge=0, le=1e9)  # None = all; this release takes nothing else
+    lending: float | None = Field(
+        None, ge=0, le=1e9, description="How much of nominal others may have while it is idle here; null = all of it."
+    )
+
+    @field_validator("lending")
+    @classmethod
+    def _no_more_than_nominal(cls, value: float | None, info: ValidationInfo) -> float | None:
+        nominal = info.data.get("nominal")
+        if value is not None and nominal is not None and value > nominal:
+            raise ValueError(f"{value:g} is more than nominal, which is {nominal:g}")
+        return value
 
 
 class QueueRequest(WireModel):
@@ -79,12 +97,47 @@ class QueueView(WireModel):
 
     name: str
     tenant: str
-    parent: str | None
+    parent: str | None  # one that the caller may not see reads "other departments"
     weight: int
     quotas: tuple[QuotaModel, ...]
     used: dict[str, float]  # pool -> slots
     queued: int
     running: int
+
+
+class QueuePoolView(WireModel):
+    """How a queue stands in one pool, in slots. What is lent is reckoned: slots are fungible."""
+
+    pool: str
+    nominal: float | None  # None = no quota: it is unlimited by itself
+    borrowing: float | None = None  # with nominal None, or None itself: without limit
+    lending: float | None = None  # None = all of nominal
+    used: float  # by its jobs and those of the queues below it
+    borrowed: float = 0  # above nominal
+    lent: float = 0  # of nominal, in use by others
+    lent_to: dict[str, float] = {}  # queue -> slots; queues that the caller may not see are "other departments"
+    fair_share: float  # nominal, and by weight its part of what no quota names
+
+
+class QueuedJobView(WireModel):
+    """A job that waits in the queue, and why."""
+
+    id: str
+    name: str
+    priority: PriorityClass
+    submitted_at: int
+    position: int | None = None  # 1 = next; None: it does not wait for slots
+    reason: WaitReason | None = None
+    message: str = ""
+    hint: str = ""
+    expected_start: int | None = None
+
+
+class QueueDetail(QueueView):
+    """A queue, how it stands in each pool, and who waits first."""
+
+    pools: tuple[QueuePoolView, ...] = ()
+    waiting: tuple[QueuedJobView, ...] = ()  # the first few that wait for slots, in order
 
 
 class TenantRequest(WireModel):

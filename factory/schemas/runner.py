@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import Literal
 
 from factory.domain.jobs import JobSpec, Outcome, Placement, Stop
-from factory.schemas.common import PROTOCOL, WireModel
+from factory.domain.pools import Isolation
+from factory.schemas.common import PROTOCOL, Name, WireModel
+from factory.schemas.pools import Fence
 
 __all__ = [
     "AttemptReport",
@@ -55,6 +57,9 @@ class JoinRequest(WireModel):
     release: str
     ray_version: str
     ingress_url: str = ""
+    isolation: Isolation = Isolation.SHARED  # of the whole Ray cluster; an admin's `factory pools set` goes before it
+    tenant: Name | None = None  # whose it is, if isolation is "tenant"
+    self_fence_s: Fence | None = None  # None = off
     nodes: tuple[NodeReport, ...] = ()
 
 
@@ -65,6 +70,7 @@ class JoinReply(WireModel):
     release: str
     poll_s: int  # how long a long poll may wait
     silence_s: int  # after so long without a call the runner counts as silent
+    notes: tuple[str, ...] = ()  # what of the join did not take effect, and why
 
 
 class DesiredAttempt(WireModel):

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from factory import errors
 from factory.domain.datasets import VersionState
-from factory.schemas.datasets import DatasetView, LineageView, RegisterRequest, UploadView, VersionView
+from factory.schemas.datasets import (
+    DatasetView,
+    FindUploadRequest,
+    LineageView,
+    RegisterRequest,
+    UploadView,
+    VersionView,
+)
 from factory.schemas.jobs import JobView
 from factory.sdk.jobs import JobHandle
+from factory.sdk.sources import Source, open_source
 from factory.sdk.transport import Transport
 
 __all__ = ["DatasetVersionHandle", "Datasets", "load_contract"]
 
-_FORMATS = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet", ".arrow": "arrow", ".feather": "arrow"}
 _CHUNK = 1 << 20
 _SETTLED = frozenset({VersionState.PUBLISHED, VersionState.QUARANTINED, VersionState.FAILED, VersionState.DEPRECATED})
 
@@ -132,17 +138,7 @@ class Datasets:
 
     def upload(self, source: str | Path | BinaryIO | Any, *, format: str | None = None) -> UploadView:
         """Stream a file, an open file, a pandas DataFrame or an Arrow table to staging."""
-        name, found_format, chunks = _open(source)
-        return UploadView.model_validate_json(
-            self._transport.request(
-                "POST",
-                "/uploads",
-                params={"filename": name, "format": format or found_format},
-                content=chunks,
-                headers={"Content-Type": "application/octet-stream"},
-                timeout_s=3600,
-            ).content
-        )
+        return self._send(open_source(source), format)
 
     def register(
         self,
@@ -157,19 +153,54 @@ class Datasets:
     ) -> DatasetVersionHandle:
         """Make a version of dataset `name`; ingest and checks run as a job on a slot.
 
-        The same bytes with the same contract give the version that is there. A failed gate is not an error here: look
+        The same bytes with the same contract give the version that is there, and are not sent again. A failed gate is
+        not an error here: look
         at `view.state` and `view.checks`.
         """
-        body = RegisterRequest(
-            upload=self.upload(source, format=format).id,
-            contract=load_contract(contract) if contract is not None else {},
-            queue=queue,
-        )
-        view = self._transport.send(VersionView, "POST", f"/datasets/{name}/versions", body, idempotent=True)
+        made_of = open_source(source)
+        known = load_contract(contract) if contract is not None else {}
+        there = self._find(made_of, format)
+        try:
+            view = self._register(name, there or self._send(made_of, format), known, queue)
+        except errors.UploadGoneError:
+            if there is None:
+                raise
+            # what was made of these bytes before is another version: they are needed once more
+            view = self._register(name, self._send(made_of, format), known, queue)
         handle = DatasetVersionHandle(self._transport, view)
         if wait:
             handle.wait(timeout_s)
         return handle
+
+    def _register(self, name: str, upload: UploadView, contract: dict[str, Any], queue: str | None) -> VersionView:
+        body = RegisterRequest(upload=upload.id, contract=contract, queue=queue)
+        return self._transport.send(VersionView, "POST", f"/datasets/{name}/versions", body, idempotent=True)
+
+    def _find(self, source: Source, format: str | None) -> UploadView | None:
+        """The tenant's earlier upload of the same bytes; None if there is none, or they can be read only once."""
+        digest = source.digest()
+        if digest is None:
+            return None
+        size_bytes, sha256 = digest
+        if not size_bytes:
+            return None
+        body = FindUploadRequest(sha256=sha256, size_bytes=size_bytes, format=format or source.format)
+        try:
+            return self._transport.send(UploadView, "POST", "/uploads:find", body, idempotent=True)
+        except errors.NotFoundError:
+            return None
+
+    def _send(self, source: Source, format: str | None) -> UploadView:
+        return UploadView.model_validate_json(
+            self._transport.request(
+                "POST",
+                "/uploads",
+                params={"filename": source.filename, "format": format or source.format},
+                content=source.chunks(),
+                headers={"Content-Type": "application/octet-stream"},
+                timeout_s=3600,
+            ).content
+        )
 
     def list(self) -> list[DatasetView]:
         """Every dataset of the tenant."""
@@ -193,42 +224,3 @@ class Datasets:
         return self._transport.send(
             VersionView, "POST", f"/datasets/{name}/versions/{number}:deprecate", idempotent=True
         )
-
-
-def _open(source: Any) -> tuple[str, str, Iterator[bytes]]:
-    if isinstance(source, str | Path):
-        path = Path(source)
-        if path.suffix.lower() not in _FORMATS:
-            raise errors.InvalidRequestError(
-                f"the format of {path.name} is not known",
-                hint=f"give format=…, one of {sorted(set(_FORMATS.values()))}",
-            )
-        try:
-            file = path.open("rb")
-        except OSError as exc:
-            raise errors.InvalidRequestError(f"{path} cannot be read: {exc.strerror}") from exc
-        return path.name, _FORMATS[path.suffix.lower()], _read(file)
-    if hasattr(source, "to_parquet"):  # pandas
-        buffer = io.BytesIO()
-        source.to_parquet(buffer, index=False)
-        buffer.seek(0)
-        return "frame.parquet", "parquet", _read(buffer)
-    if hasattr(source, "schema") and hasattr(source, "to_batches"):  # Arrow table
-        import pyarrow.parquet as pq  # pyright: ignore[reportMissingImports]
-
-        buffer = io.BytesIO()
-        pq.write_table(source, buffer)
-        buffer.seek(0)
-        return "table.parquet", "parquet", _read(buffer)
-    if hasattr(source, "read"):
-        name = Path(getattr(source, "name", "upload.csv")).name
-        return name, _FORMATS.get(Path(name).suffix.lower(), "csv"), _read(source)
-    raise errors.InvalidRequestError(
-        f"a {type(source).__name__} is no data source", hint="give a path, an open file, a DataFrame or an Arrow table"
-    )
-
-
-def _read(file: BinaryIO) -> Iterator[bytes]:
-    with file:
-        while chunk := file.read(_CHUNK):
-            yield chunk

@@ -10,9 +10,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from factory import errors
-from factory.domain.jobs import TERMINAL_STATES, EndReason, JobState
+from factory.domain.jobs import TERMINAL_STATES, EndReason, JobState, PriorityClass
 from factory.schemas.datasets import LineageView
-from factory.schemas.jobs import BatchItem, BatchReply, BatchRequest, EventView, ExplanationView, JobSpec, JobView
+from factory.schemas.jobs import (
+    BatchItem,
+    BatchReply,
+    BatchRequest,
+    EventView,
+    ExplanationView,
+    JobPatch,
+    JobSpec,
+    JobView,
+)
 from factory.sdk.transport import Transport
 
 __all__ = ["JobHandle", "Jobs", "LogLine"]
@@ -112,6 +121,18 @@ class JobHandle:
     def resume(self) -> JobView:
         """Let a suspended job go on."""
         self.view = self._transport.send(JobView, "POST", f"/jobs/{self.id}:resume", idempotent=True)
+        return self.view
+
+    def set_priority(self, priority: PriorityClass | str) -> JobView:
+        """Move it to another priority class while it waits. Raises: ConflictError: it runs or has ended."""
+        try:
+            body = JobPatch(priority=PriorityClass(priority))
+        except ValueError as exc:
+            raise errors.InvalidRequestError(
+                f"there is no priority '{priority}'{errors.did_you_mean(priority, PriorityClass)}",
+                hint=f"priorities: {', '.join(PriorityClass)}",
+            ) from exc
+        self.view = self._transport.send(JobView, "PATCH", f"/jobs/{self.id}", body, idempotent=True)
         return self.view
 
     def explain(self) -> ExplanationView:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from factory.domain.pools import Isolation
 from factory.domain.tenancy import Role
 from factory.schemas.platform import (
     KeyCreated,
@@ -12,12 +13,14 @@ from factory.schemas.platform import (
     KeyView,
     NodeView,
     PoolView,
+    QueueDetail,
     QueueRequest,
     QueueView,
     QuotaModel,
     TenantRequest,
     TenantView,
 )
+from factory.schemas.pools import FenceReply, PoolSettings
 from factory.sdk.transport import Transport
 
 __all__ = ["Keys", "Nodes", "Pools", "Queues", "Tenants"]
@@ -33,6 +36,34 @@ class Pools:
         """Every pool the tenant may use, in slots."""
         return list(self._transport.pages(PoolView, "/pools"))
 
+    def set(
+        self,
+        name: str,
+        *,
+        isolation: str | None = None,
+        tenant: str | None = None,
+        self_fence_s: int | None = None,
+        policy: str | None = None,
+    ) -> PoolView:
+        """Set what a pool is for (platform role); what is left out stays.
+
+        Args:
+            isolation: "shared", or "tenant": one tenant's alone, also for data above class `internal`. It is the Ray
+                cluster's: every pool of the same runner gets it.
+            tenant: whose it is, with isolation "tenant".
+            self_fence_s: its nodes end attempts that the control plane has not renewed for so long, and twice that is
+                proof of their death; 0 = off.
+            policy: in which order jobs get its slots: "fair", "fifo", "shortest" or "least-attained-service".
+        Raises: ConflictError: live attempts are in the way.
+        """
+        body = PoolSettings(
+            isolation=None if isolation is None else Isolation(isolation),
+            tenant=tenant,
+            self_fence_s=self_fence_s,
+            policy=policy,
+        )
+        return self._transport.send(PoolView, "PATCH", f"/pools/{name}", body, idempotent=True)
+
 
 class Nodes:
     """`client.nodes`."""
@@ -44,22 +75,28 @@ class Nodes:
         """Every node."""
         return list(self._transport.pages(NodeView, "/nodes"))
 
-    def drain(self, node: str) -> NodeView:
-        """Let it finish what it has and take nothing new (platform role)."""
-        return self._transport.send(NodeView, "POST", f"/nodes/{node}:drain", idempotent=True)
+    def drain(self, node: str, *, reason: str = "") -> NodeView:
+        """Let it finish what it has and take nothing new, also when it comes back from being lost (platform role)."""
+        return self._transport.send(
+            NodeView, "POST", f"/nodes/{node}:drain", params={"reason": reason or None}, idempotent=True
+        )
 
     def undrain(self, node: str) -> NodeView:
         """Let it take work again (platform role)."""
         return self._transport.send(NodeView, "POST", f"/nodes/{node}:undrain", idempotent=True)
 
-    def fence(self, node: str, reason: str) -> NodeView:
-        """Declare that nothing runs on the node any more (platform role, audited).
+    def fence(self, node: str, reason: str) -> FenceReply:
+        """Declare that nothing runs on the node any more (platform role, audited); return the jobs that this moved on.
 
         This is proof of death: if it is wrong, one job may run twice.
         """
         return self._transport.send(
-            NodeView, "POST", f"/nodes/{node}:fence", params={"reason": reason}, idempotent=True
+            FenceReply, "POST", f"/nodes/{node}:fence", params={"reason": reason}, idempotent=True
         )
+
+    def remove(self, node: str) -> None:
+        """Forget a lost node (platform role). Raises: ConflictError: it reports, or attempts there may still live."""
+        self._transport.request("DELETE", f"/nodes/{node}")
 
 
 class Queues:
@@ -72,6 +109,10 @@ class Queues:
         """Every queue the caller may see, with what it holds."""
         return list(self._transport.pages(QueueView, "/queues"))
 
+    def show(self, name: str) -> QueueDetail:
+        """One queue: how it stands in each pool, who waits first and why. Raises: NotFoundError."""
+        return self._transport.get(QueueDetail, f"/queues/{name}")
+
     def set(
         self,
         name: str,
@@ -81,7 +122,14 @@ class Queues:
         weight: int = 1,
         quotas: Iterable[QuotaModel | dict[str, Any]] = (),
     ) -> QueueView:
-        """Create or change a queue (platform role)."""
+        """Create or change a queue (platform role); what is left out is as if it were new.
+
+        Args:
+            parent: queue above it: what it does not need it lends there, and borrows from there.
+            weight: its part of what no quota names, against its siblings.
+            quotas: per pool {"pool", "nominal", "borrowing", "lending"} in slots; `borrowing` None = without limit,
+                left out: 0, `lending` None = all of nominal. What no quota names is not limited by this queue.
+        """
         body = QueueRequest.model_validate(
             {"tenant": tenant, "parent": parent, "weight": weight, "quotas": tuple(quotas)}
         )

@@ -161,16 +161,19 @@ class EndpointService:
 
 
 def _require_own_address(nodes: Sequence[Node], attempt: Attempt, host: str) -> None:
-    """The ingress sends callers' data where a backend says: that must be the node that the plan chose.
+    """The ingress sends callers' data where a backend says: that must be the node that the plan chose, at the address
+    that its agent reports. A node that reports none serves nothing: any address would be somebody else's.
 
-    Raises: ForbiddenError: another address.
+    Raises: ForbiddenError: another address, or none is known.
     """
     mine = {placement.node for placement in attempt.allocation.placements}
     addresses = {node.host for node in nodes if node.id in mine and node.host}
-    if addresses and host not in addresses:
+    if host not in addresses:
         raise ForbiddenError(
             f"a replica on {', '.join(sorted(mine))} may not answer from '{host}'",
-            hint=f"listen on {' or '.join(sorted(addresses))}",
+            hint=f"listen on {' or '.join(sorted(addresses))}"
+            if addresses
+            else "its node reports no address: look at its agent (factory nodes)",
         )
 
 

@@ -350,7 +350,7 @@ class World:
         if plane is None:
             return
         if not runner.joined:
-            who = Principal("runner-key", Role.RUNNER, None)
+            who = Principal(f"key-of-{runner.id}", Role.RUNNER, None)  # each runner has a key of its own
             joined = self._on_plane(plane, lambda: plane.pools.join(who, runner.join_request(), now=self.clock.now()))
             runner.joined = joined is not None
             return

@@ -5,10 +5,10 @@ from __future__ import annotations
 from sqlalchemy import bindparam, delete, select, text
 
 from factory.control.ports import FeedKind
-from factory.domain.datasets import Dataset, DatasetVersion, Upload
+from factory.domain.datasets import Dataset, DatasetVersion, Upload, UploadState
 from factory.domain.ids import DatasetName, JobId, TenantId, UploadId, VersionId
 from factory.domain.tenancy import Scope
-from factory.errors import ConflictError
+from factory.errors import StaleWriteError
 from factory.storage import codec
 from factory.storage.session import SqlSession
 from factory.storage.sql import compiled, insert_new, replace_guarded, scoped
@@ -43,6 +43,21 @@ _VERSIONS_FROM = scoped(
     _v.tenant,
 )
 _UPLOAD = compiled(select(uploads.c.body, uploads.c.tenant).where(uploads.c.id == bindparam("id")))
+_UPLOAD_BY_DIGEST = compiled(
+    select(uploads.c.body, uploads.c.tenant)
+    .where(
+        uploads.c.tenant == bindparam("owner"),
+        uploads.c.sha256 == bindparam("sha256"),
+        uploads.c.format == bindparam("format"),
+    )
+    .order_by(uploads.c.has_bytes.desc(), uploads.c.id.desc()),
+    limited=True,
+)
+_UPLOADS_WITH_BYTES = scoped(
+    select(uploads.c.body).where(text("has_bytes = 1"), uploads.c.id > bindparam("after")).order_by(uploads.c.id),
+    uploads.c.tenant,
+    limited=True,
+)
 
 _INSERT_DATASET = insert_new(datasets)
 _UPDATE_DATASET = replace_guarded(datasets, "body")
@@ -51,6 +66,10 @@ _UPDATE_VERSION = replace_guarded(dataset_versions, "state", "job_id", "request_
 _INSERT_PARENT = insert_new(version_parents)
 _FORGET_PARENTS = compiled(delete(version_parents).where(version_parents.c.version_id == bindparam("version_id")))
 _INSERT_UPLOAD = insert_new(uploads)
+_UPDATE_UPLOAD = replace_guarded(uploads, "sha256", "has_bytes", "body")
+_DELETE_UPLOAD = compiled(
+    delete(uploads).where(uploads.c.id == bindparam("id"), uploads.c.version == bindparam("expected"))
+)
 
 
 class DatasetSql(SqlSession):
@@ -97,6 +116,14 @@ class DatasetSql(SqlSession):
     def upload(self, scope: Scope, upload_id: UploadId) -> Upload | None:
         return self._one(codec.UPLOAD, _UPLOAD, scope, id=upload_id)
 
+    def upload_by_digest(self, scope: Scope, tenant: TenantId, sha256: str, format: str) -> Upload | None:
+        return self._one(codec.UPLOAD, _UPLOAD_BY_DIGEST, scope, owner=tenant, sha256=sha256, format=format, limit=1)
+
+    def uploads_with_bytes(
+        self, scope: Scope, *, after: UploadId | None = None, limit: int = 100
+    ) -> tuple[Upload, ...]:
+        return self._list(codec.UPLOAD, _UPLOADS_WITH_BYTES, scope, after=after or "", limit=limit)
+
     def put_dataset(self, dataset: Dataset) -> Dataset:
         columns = {"tenant": dataset.tenant, "name": dataset.name}
         what = f"dataset '{dataset.name}'"
@@ -121,7 +148,18 @@ class DatasetSql(SqlSession):
         self._changed(FeedKind.VERSION, version.id)
         return stored
 
-    def insert_upload(self, upload: Upload) -> None:
-        params = {"id": upload.id, "tenant": upload.tenant, "body": codec.UPLOAD.dump(upload)}
-        if not self._write(_INSERT_UPLOAD, params):
-            raise ConflictError(f"upload {upload.id} exists already", facts={"upload": upload.id})
+    def put_upload(self, upload: Upload) -> Upload:
+        columns = {
+            "id": upload.id,
+            "tenant": upload.tenant,
+            "sha256": upload.sha256,
+            "format": upload.format,
+            "has_bytes": 0 if upload.state is UploadState.REMOVED else 1,
+        }
+        return self._put(codec.UPLOAD, upload, _INSERT_UPLOAD, _UPDATE_UPLOAD, f"upload {upload.id}", **columns)
+
+    def delete_upload(self, upload: Upload) -> None:
+        if not self._write(_DELETE_UPLOAD, {"id": upload.id, "expected": upload.version}):
+            raise StaleWriteError(
+                f"upload {upload.id} changed since it was read", hint="load it again", facts={"upload": upload.id}
+            )

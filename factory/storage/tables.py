@@ -183,7 +183,19 @@ idempotency = Table(
 
 datasets = Table("datasets", METADATA, _key("tenant"), _key("name"), _number("version"), _body())
 
-uploads = Table("uploads", METADATA, _key("id"), _name("tenant"), _body())
+uploads = Table(
+    "uploads",
+    METADATA,
+    _key("id"),
+    _name("tenant"),
+    _name("sha256"),
+    _name("format"),
+    _number("has_bytes"),  # 1 until they are removed
+    _number("version"),
+    _body(),
+    Index("ix_uploads_digest", "tenant", "sha256", "format", "has_bytes", "id"),
+    Index("ix_uploads_has_bytes", "id", sqlite_where=text("has_bytes = 1"), postgresql_where=text("has_bytes = 1")),
+)
 
 dataset_versions = Table(
     "dataset_versions",

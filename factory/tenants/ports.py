@@ -7,11 +7,21 @@ from typing import Protocol, TypeVar
 
 from factory.domain.ids import KeyId, QueueName, TenantId
 from factory.domain.jobs import Job
-from factory.domain.pools import Pool
+from factory.domain.pools import Node, Pool, Runner
 from factory.domain.tenancy import Key, Queue, Scope, Tenant
 from factory.domain.time import Instant
+from factory.scheduling.snapshot import Snapshot
 
-__all__ = ["GovernReader", "GovernStore", "GovernTx", "SecretSource", "TenantReader", "TenantStore", "TenantTx"]
+__all__ = [
+    "GovernReader",
+    "GovernStore",
+    "GovernTx",
+    "SchedulerViews",
+    "SecretSource",
+    "TenantReader",
+    "TenantStore",
+    "TenantTx",
+]
 
 T = TypeVar("T")
 
@@ -59,13 +69,13 @@ class GovernReader(TenantReader, Protocol):
 
     def pools(self, scope: Scope) -> tuple[Pool, ...]: ...
 
+    def nodes(self, scope: Scope) -> tuple[Node, ...]: ...
 
-class GovernTx(TenantTx, Protocol):
+    def runners(self, scope: Scope) -> tuple[Runner, ...]: ...
+
+
+class GovernTx(GovernReader, TenantTx, Protocol):
     """The same with writes."""
-
-    def open_jobs(self, scope: Scope) -> tuple[Job, ...]: ...
-
-    def pools(self, scope: Scope) -> tuple[Pool, ...]: ...
 
 
 class GovernStore(Protocol):
@@ -74,6 +84,14 @@ class GovernStore(Protocol):
     def read(self, fn: Callable[[GovernReader], T]) -> T: ...
 
     def transact(self, fn: Callable[[GovernTx], T]) -> T: ...
+
+
+class SchedulerViews(Protocol):
+    """Where the scheduler's view comes from (bootstrap: kept up from the change feed)."""
+
+    def at(self, reader: object) -> Snapshot:
+        """Return the snapshot of the state that `reader` sees."""
+        ...
 
 
 class SecretSource(Protocol):

@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from factory.domain.ids import KeyId, PoolName, QueueName, TenantId, is_name
-from factory.domain.jobs import Job, JobState
 from factory.domain.tenancy import PLATFORM, Key, Principal, Queue, Quota, Role, Tenant
 from factory.domain.time import Instant
 from factory.errors import (
@@ -21,19 +20,21 @@ from factory.errors import (
     NotFoundError,
     UnauthenticatedError,
     UnknownPoolError,
-    UnsupportedError,
 )
+from factory.scheduling.snapshot import Rows, Snapshot
 from factory.schemas.platform import (
     KeyCreated,
     KeyRequest,
     KeyView,
+    QueueDetail,
     QueueRequest,
     QueueView,
     QuotaModel,
     TenantRequest,
     TenantView,
 )
-from factory.tenants.ports import GovernReader, GovernStore, GovernTx, SecretSource
+from factory.tenants.ports import GovernReader, GovernStore, GovernTx, SchedulerViews, SecretSource
+from factory.tenants.queues import Use, queue_detail, queue_view
 
 __all__ = ["KEY_CACHE_MS", "TenantService"]
 
@@ -55,9 +56,11 @@ class _Known:
 class TenantService:
     """Who there is, and what they may do."""
 
-    def __init__(self, store: GovernStore, *, secrets: SecretSource) -> None:
+    def __init__(self, store: GovernStore, *, secrets: SecretSource, views: SchedulerViews | None = None) -> None:
+        """Join the service; `views` None: the scheduler's view is built from the rows each time."""
         self._store = store
         self._secrets = secrets
+        self._views = views
         self._known: dict[str, _Known] = {}  # by digest of the secret; never the secret itself (rule 10)
 
     # --- keys -------------------------------------------------------------------------------------------------------
@@ -212,7 +215,7 @@ class TenantService:
             if wanted != known:
                 wanted = tx.put_queue(wanted)
                 _audit(tx, principal, tenant, "queue.put", now, queue=name, request=request.model_dump(mode="json"))
-            return _queue_view(wanted, jobs)
+            return queue_view(wanted, Use.of(jobs), {*queues, name})
 
         return self._store.transact(work)
 
@@ -248,10 +251,35 @@ class TenantService:
         """Return the queues that the caller may see, by name, with what they hold now."""
 
         def look(reader: GovernReader) -> tuple[QueueView, ...]:
-            jobs = reader.open_jobs(principal.scope)
-            return tuple(_queue_view(q, jobs) for q in sorted(reader.queues(principal.scope), key=lambda q: q.name))
+            use = Use.of(reader.open_jobs(principal.scope))
+            mine = {q.name: q for q in reader.queues(principal.scope)}
+            return tuple(queue_view(mine[name], use, mine) for name in sorted(mine))
 
         return self._store.read(look)
+
+    def show_queue(self, principal: Principal, name: QueueName, *, now: Instant) -> QueueDetail:
+        """Return one queue: how it stands in each pool, and who waits first and why. Raises: NotFoundError."""
+
+        def look(reader: GovernReader) -> QueueDetail:
+            mine = {q.name: q for q in reader.queues(principal.scope)}
+            if name not in mine:
+                raise NotFoundError("queue", name, mine, hint="see: factory queues")
+            return queue_detail(mine[name], self._snapshot(reader), mine, now)
+
+        return self._store.read(look)
+
+    def _snapshot(self, reader: GovernReader) -> Snapshot:
+        if self._views is not None:
+            return self._views.at(reader)
+        return Snapshot.build(
+            Rows(
+                pools=reader.pools(PLATFORM),
+                nodes=reader.nodes(PLATFORM),
+                queues=reader.queues(PLATFORM),
+                jobs=reader.open_jobs(PLATFORM),
+                runners=reader.runners(PLATFORM),
+            )
+        )
 
 
 def _tenant_of_key(principal: Principal, request: KeyRequest) -> TenantId | None:
@@ -300,20 +328,12 @@ def _quotas(reader: GovernReader, wanted: Iterable[QuotaModel]) -> tuple[Quota, 
             raise UnknownPoolError(pool, known)
         if pool in quotas:
             raise InvalidRequestError(f"pool '{pool}' has two quotas", hint="give one")
-        if quota.lending is not None:
-            raise UnsupportedError(
-                f"pool '{pool}' has a lending limit; this release has none", hint="leave `lending` out"
-            )
         quotas[pool] = Quota(pool, round(quota.nominal * 1000), _milli(quota.borrowing), _milli(quota.lending))
     return tuple(quotas[pool] for pool in sorted(quotas))
 
 
 def _milli(slots: float | None) -> int | None:
     return None if slots is None else round(slots * 1000)
-
-
-def _slots(milli: int | None) -> float | None:
-    return None if milli is None else milli / 1000
 
 
 def _check_name(name: str, what: str) -> None:
@@ -349,36 +369,4 @@ def _key_view(key: Key) -> KeyView:
         created_at=key.created_at,
         expires_at=key.expires_at,
         revoked_at=key.revoked_at,
-    )
-
-
-def _queue_view(queue: Queue, jobs: Iterable[Job]) -> QueueView:
-    used: dict[str, int] = {}
-    queued = running = 0
-    for job in jobs:
-        if job.spec.queue != queue.name:
-            continue
-        live = job.live_attempt
-        if live is not None:
-            used[live.allocation.pool] = used.get(live.allocation.pool, 0) + live.allocation.slots_milli
-            running += 1
-        elif job.state in (JobState.PENDING, JobState.QUEUED):
-            queued += 1
-    return QueueView(
-        name=queue.name,
-        tenant=queue.tenant,
-        parent=queue.parent,
-        weight=queue.weight,
-        quotas=tuple(
-            QuotaModel(
-                pool=q.pool,
-                nominal=q.nominal_milli / 1000,
-                borrowing=_slots(q.borrowing_milli),
-                lending=_slots(q.lending_milli),
-            )
-            for q in queue.quotas
-        ),
-        used={pool: used[pool] / 1000 for pool in sorted(used)},
-        queued=queued,
-        running=running,
     )

@@ -7,7 +7,16 @@ from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from factory.control.ports import FeedKind
-from factory.domain.datasets import Check, CheckKind, Contract, Dataset, DatasetVersion, Upload, VersionState
+from factory.domain.datasets import (
+    Check,
+    CheckKind,
+    Contract,
+    Dataset,
+    DatasetVersion,
+    Upload,
+    UploadState,
+    VersionState,
+)
 from factory.domain.endpoints import Backend, Endpoint, EndpointState, Revision
 from factory.domain.ids import (
     AttemptId,
@@ -294,11 +303,56 @@ class DatasetSuite(_Guarded):
 
     def an_upload_is_kept_once(self) -> None:
         upload = Upload(UploadId("upl-1"), _MOBILITY, "a.csv", "csv", "staging/upl-1", 3, "ab" * 32, NOW, "key-1")
-        self._store.transact(lambda tx: tx.insert_upload(upload))
+        stored = self._store.transact(lambda tx: tx.put_upload(upload))
         with refused(ConflictError):
-            self._store.transact(lambda tx: tx.insert_upload(upload))
-        assert self._store.read(lambda tx: tx.upload(_OWN, upload.id)) == upload
+            self._store.transact(lambda tx: tx.put_upload(upload))
+        assert stored == replace(upload, version=1)
+        assert self._store.read(lambda tx: tx.upload(_OWN, upload.id)) == stored
         assert self._store.read(lambda tx: tx.upload(_OTHERS, upload.id)) is None
+
+    def an_upload_that_changed_is_neither_written_nor_forgotten(self) -> None:
+        old = self._upload("upl-1")
+        new = self._store.transact(lambda tx: tx.put_upload(replace(old, versions=(VersionId("dsv-1"),))))
+        with refused(StaleWriteError):
+            self._store.transact(lambda tx: tx.put_upload(replace(old, state=UploadState.REMOVING)))
+        with refused(StaleWriteError):
+            self._store.transact(lambda tx: tx.delete_upload(old))
+        assert self._store.read(lambda tx: tx.upload(_OWN, old.id)) == new
+        self._store.transact(lambda tx: tx.delete_upload(new))
+        assert self._store.read(lambda tx: tx.upload(_OWN, old.id)) is None
+        with refused(StaleWriteError):
+            self._store.transact(lambda tx: tx.delete_upload(new))
+
+    def an_upload_is_found_by_its_bytes_best_one_with_bytes_first(self) -> None:
+        kept = self._upload("upl-1")
+        self._upload("upl-2", state=UploadState.REMOVED)
+        self._upload("upl-3", format="parquet")
+        self._upload("upl-4", sha256="cd" * 32)
+        look = self._store.read
+        assert look(lambda tx: tx.upload_by_digest(_OWN, _MOBILITY, kept.sha256, "csv")) == kept
+        assert look(lambda tx: tx.upload_by_digest(_OTHERS, _MOBILITY, kept.sha256, "csv")) is None
+        assert look(lambda tx: tx.upload_by_digest(_OTHERS, TenantId("parks"), kept.sha256, "csv")) is None
+        assert look(lambda tx: tx.upload_by_digest(_OWN, _MOBILITY, "ef" * 32, "csv")) is None
+        removed = self._store.transact(lambda tx: tx.put_upload(replace(kept, state=UploadState.REMOVED)))
+        newest = look(lambda tx: tx.upload_by_digest(_OWN, _MOBILITY, removed.sha256, "csv"))
+        assert newest is not None
+        assert newest.id == "upl-2"
+
+    def uploads_with_bytes_are_listed_by_id_in_batches(self) -> None:
+        for number, state in enumerate(UploadState, start=1):
+            self._upload(f"upl-{number}", state=state)
+
+        def ids(scope: Scope, after: str | None = None, limit: int = 100) -> list[str]:
+            listed = self._store.read(
+                lambda tx: tx.uploads_with_bytes(scope, after=UploadId(after) if after else None, limit=limit)
+            )
+            return [str(upload.id) for upload in listed]
+
+        assert ids(PLATFORM) == ["upl-1", "upl-2", "upl-3"]
+        assert ids(PLATFORM, limit=2) == ["upl-1", "upl-2"]
+        assert ids(PLATFORM, after="upl-2") == ["upl-3"]
+        assert ids(_OWN) == ["upl-1", "upl-2", "upl-3"]
+        assert ids(_OTHERS) == []
 
     def another_tenant_sees_nothing_of_a_dataset(self) -> None:
         self._store.transact(lambda tx: tx.put_dataset(self._dataset()))
@@ -322,6 +376,14 @@ class DatasetSuite(_Guarded):
     def a_changed_version_is_in_the_feed(self) -> None:
         self._put(self._put(self._version(1)))
         assert self._feed() == [(FeedKind.VERSION, "dsv-1")] * 2
+
+    def _upload(
+        self, id: str, *, state: UploadState = UploadState.KEPT, format: str = "csv", sha256: str = "ab" * 32
+    ) -> Upload:
+        made = Upload(
+            UploadId(id), _MOBILITY, "a.csv", format, f"uploads/mobility/{id}", 3, sha256, NOW, "key-1", state
+        )
+        return self._store.transact(lambda tx: tx.put_upload(made))
 
     def _by_request(self, digest: str) -> DatasetVersion | None:
         return self._store.read(lambda tx: tx.version_by_request(PLATFORM, _MOBILITY, DatasetName("footfall"), digest))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from factory.control.ports import FeedEntry, FeedKind, Lease
-from factory.domain.datasets import Dataset, DatasetVersion, Upload, VersionState
+from factory.domain.datasets import Dataset, DatasetVersion, Upload, UploadState, VersionState
 from factory.domain.endpoints import Endpoint
 from factory.domain.events import Event, Recorded
 from factory.domain.ids import (
@@ -451,10 +451,25 @@ class _Datasets(_Session):
         self._changed(FeedKind.VERSION, version.id)
         return stored
 
-    def insert_upload(self, upload: Upload) -> None:
-        if upload.id in self._rows.uploads:
-            raise ConflictError(f"upload {upload.id} exists already", facts={"upload": upload.id})
-        self._set(self._rows.uploads, upload.id, upload)
+    def upload_by_digest(self, scope: Scope, tenant: TenantId, sha256: str, format: str) -> Upload | None:
+        same = [u for u in _sorted(self._rows.uploads) if (u.tenant, u.sha256, u.format) == (tenant, sha256, format)]
+        best = max(same, key=lambda u: (u.state is not UploadState.REMOVED, u.id), default=None)
+        return _if_visible(best, scope)
+
+    def uploads_with_bytes(
+        self, scope: Scope, *, after: UploadId | None = None, limit: int = 100
+    ) -> tuple[Upload, ...]:
+        there = [u for u in _sorted(self._rows.uploads) if u.state is not UploadState.REMOVED and u.id > (after or "")]
+        return _visible(there, scope)[:limit]
+
+    def put_upload(self, upload: Upload) -> Upload:
+        return self._put(self._rows.uploads, upload.id, upload, f"upload {upload.id}")
+
+    def delete_upload(self, upload: Upload) -> None:
+        stored = self._rows.uploads.get(upload.id)
+        if stored is None or stored.version != upload.version:
+            raise StaleWriteError(f"upload {upload.id} changed since it was read", hint="load it again")
+        self._delete(self._rows.uploads, upload.id)
 
 
 class _Models(_Session):

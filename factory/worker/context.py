@@ -148,7 +148,7 @@ class JobContext:
     def write(self, name: str, rows: Any) -> WrittenVersion:
         """Write the output `name` as a new dataset version and see it through its gate.
 
-        A failed gate is no error of the job: the version is quarantined, the log says why, `is_published` is False.
+        A failed gate is no error of the job: the version is quarantined, the log and `failures` say why.
 
         Args:
             rows: DataFrame, Arrow table or reader, DuckDB relation, or mapping of columns.

@@ -1,6 +1,7 @@
 """Files on a node that join replicas and attempts, and hold the evidence of how they ended.
 
     <node folder>/
+      cgroup.json                   where replicas make their memory groups; not there: the agent's watchdog holds them
       agent.fifo                    replicas say here that something changed; the agent then looks
       replicas/<replica id>.json    a replica process was born: its pid and start time
       cache/<sha256 hex>            code as fetched; checked against its digest at every use
@@ -29,7 +30,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["STREAMS", "NodeFolder", "RankFolder", "read_json", "start_ticks", "write_durably", "write_once"]
+__all__ = [
+    "STREAMS",
+    "NodeFolder",
+    "RankFolder",
+    "proportional_bytes",
+    "read_json",
+    "start_ticks",
+    "write_durably",
+    "write_once",
+]
 
 STREAMS = ("stdout", "stderr")
 
@@ -45,6 +55,15 @@ def start_ticks(pid: int) -> int | None:
     except OSError:
         return None
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def proportional_bytes(pid: int) -> int:
+    """Return the resident bytes of a process, its part of what several share; 0 = no such process."""
+    with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+        for line in file:
+            if line.startswith(b"Pss:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -104,6 +123,7 @@ class NodeFolder:
         self.attempts = root / "attempts"
         self.cache = root / "cache"
         self.fifo = root / "agent.fifo"
+        self.cgroup = root / "cgroup.json"
 
     def create(self) -> None:
         """Make the folders and the agent's pipe; nobody else may read them."""

@@ -2,7 +2,8 @@
 
 One process serves one attempt. The order of its steps is what the rest of the factory relies on:
 
-1. claim.json, synced, made by at most one process: from here on this process is the attempt's rank, whoever asks.
+1. claim.json, synced, made by at most one process: from here on this process is the attempt's rank, whoever asks. Its
+   memory group, which it entered when it was born, gets the attempt's limit.
 2. stdout and stderr become the attempt's files; environment, working folder, the pipe for the notice to stop.
 3. Code is fetched and unpacked. Trouble here is `EnvironmentFailed`.
 4. began.json; user code runs.
@@ -21,9 +22,10 @@ from pathlib import Path
 
 from factory.domain.jobs import EndReason, Outcome
 from factory.worker.attempt import AttemptApi
+from factory.worker.cgroups import enter_group, hold_to
 from factory.worker.context import JobServices
 from factory.worker.entries import run_entry
-from factory.worker.folders import NodeFolder, RankFolder, start_ticks, write_durably, write_once
+from factory.worker.folders import NodeFolder, RankFolder, proportional_bytes, start_ticks, write_durably, write_once
 from factory.worker.http import Http
 from factory.worker.orders import OutcomeFile, ReplicaOrder, gang_port, threads_of
 from factory.worker.outcomes import outcome_of
@@ -41,6 +43,7 @@ def be_born(node: NodeFolder, replica: str) -> None:
     # a child's child that outlives its parent comes to us and stays in our family tree, where the agent finds it
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    enter_group(node, replica)
     pid = os.getpid()
     write_durably(node.birth(replica), {"replica": replica, "pid": pid, "start_ticks": start_ticks(pid)})
     node.nudge()
@@ -50,9 +53,11 @@ def run_order(node: NodeFolder, replica: str, order: ReplicaOrder) -> None:
     """Serve one attempt's rank; never returns: the process ends with it."""
     folder = node.rank(order.work.attempt, order.work.rank)
     pid = os.getpid()
-    claim = {"replica": replica, "pid": pid, "start_ticks": start_ticks(pid), "at": now_ms()}
-    if not write_once(folder.claim, claim):
+    # what it holds by now is the worker's own: a watchdog counts from here
+    own = {"own_bytes": proportional_bytes(pid), "at": now_ms()}
+    if not write_once(folder.claim, {"replica": replica, "pid": pid, "start_ticks": start_ticks(pid), **own}):
         os._exit(3)  # somebody serves it, or the agent has declared it dead: never twice (rule 4)
+    hold_to(node, replica, order.placement.resources.memory_bytes)
     code = 1
     try:
         outcome = _serve(node, folder, order)

@@ -29,11 +29,6 @@ class WrittenVersion:
     state: VersionState  # published or quarantined
     failures: tuple[CheckResult, ...] = ()  # why it is quarantined
 
-    @property
-    def is_published(self) -> bool:
-        """False: its gate failed; it is quarantined."""
-        return self.state is VersionState.PUBLISHED
-
 
 def write_version(
     api: AttemptApi,

@@ -147,7 +147,7 @@ def spec(**fields: Any) -> dict[str, Any]:
 
 def node(name: str, *, pool: str = "cpu", cpu: int = 64) -> dict[str, Any]:
     """A node as its agent reports it."""
-    slot = {"slot_cpu_milli": 1000, "slot_memory_bytes": 4 << 30, "slot_gpu_milli": 0}
+    slot = {"slot_cpu_milli": 1000, "slot_memory_bytes": 4 << 30, "slot_gpu_milli": 0, "host": "127.0.0.1"}
     return {"id": name, "pool": pool, "flavor": "cpu", "cpu_milli": cpu * 1000, "memory_bytes": cpu << 32} | slot
 
 

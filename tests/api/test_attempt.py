@@ -11,40 +11,21 @@ from collections.abc import Iterator
 from typing import Any
 
 from .conftest import Runner, Server, Tenant
+from .data_worker import CONTENT, judge, publish, register
 
 
 def ingest(tenant: Tenant, runner: Runner, name: str, *, passes: bool) -> dict[str, Any]:
     """Register one CSV as `name` and play its ingest job; the gate passes or fails on a row count."""
-    content = b"hour,count\n" + b"".join(b"%d,%d\n" % (i, i) for i in range(10))
-    upload = tenant.operator.post("/uploads", params={"filename": "c.csv", "format": "csv"}, content=content).json()
-    contract = {"series": {"time": "hour"}, "checks": [{"rows": {"min": 10 if passes else 1000}}]}
-    made = tenant.operator.post(f"/datasets/{name}/versions", json={"upload": upload["id"], "contract": contract})
-    assert made.status_code == 201, made.text
-    attempt = runner.start(made.json()["job"])
-    worker = tenant.server.api(attempt["token"])
-    given = worker.get("/attempt/upload").json()
-    assert given["sha256"] == hashlib.sha256(content).hexdigest()
-    assert worker.get("/attempt/upload/content").content == content
-    staged = worker.post("/attempt/versions", json={"output": ""}).json()
-    check = next(c for c in staged["contract"]["checks"] if c["kind"] == "row_count")
-    file = {"path": f"{staged['version_id']}-0.parquet", "size_bytes": 5, "sha256": "0" * 64, "rows": 10}
-    measurement = {"check_id": check["id"], "subject": "", "value": 10, "failed": 0 if passes else 1, "total": 1}
-    said = {
-        "source_digest": given["sha256"],
-        "columns": [{"name": "hour", "dtype": "int64"}, {"name": "count", "dtype": "int64"}],
-        "rows": 10,
-        "files": [file],
-        "measurements": [measurement],
-    }
-    verdict = worker.post(f"/attempt/versions/{staged['version_id']}/measured", json=said)
-    assert verdict.status_code == 200, verdict.text
+    attempt = runner.start(register(tenant, name, passes=passes)["job"])
+    given = tenant.server.api(attempt["token"]).get("/attempt/upload").json()
+    assert given["sha256"] == hashlib.sha256(CONTENT).hexdigest()
+    assert tenant.server.api(attempt["token"]).get("/attempt/upload/content").content == CONTENT
+    worker, version_id = judge(tenant, attempt, passes=passes)
     if passes:
-        assert verdict.json()["state"] == "validated", verdict.text
         folder = tenant.server.data / "tables" / tenant.name / name
         folder.mkdir(parents=True)
-        (folder / file["path"]).write_bytes(b"bytes")
-        done = worker.post(f"/attempt/versions/{staged['version_id']}/published", json={"delta_version": 0})
-        assert done.json()["state"] == "published", done.text
+        (folder / f"{version_id}-0.parquet").write_bytes(b"bytes")
+        publish(worker, version_id)
     runner.end(attempt)
     return tenant.viewer.get(f"/datasets/{name}/versions/1").json()
 

@@ -9,6 +9,9 @@ import httpx
 import pytest
 
 from factory.api.routes.runner import router
+from factory.domain.pools import NodeState
+from factory.errors import ConflictError, NotFoundError
+from factory.sdk.client import Client
 
 from .conftest import Runner, Server, Tenant
 
@@ -102,3 +105,38 @@ def test_a_platform_key_speaks_for_every_runner_and_binds_none(two: tuple[Runner
         name = f"handmade-{next(_numbers)}"
         admin.post("/runner/join", json={"runner": name, "incarnation": "i", "release": "t", "ray_version": "2.60"})
     assert join(Runner(server, name), name).status_code == 200, "the first runner's key binds it"
+
+
+def test_an_admin_makes_a_pool_one_tenants_own_and_the_others_lose_sight_of_it(server: Server, tenant: Tenant) -> None:
+    number = next(_numbers)
+    runner = Runner(server, f"owned-{number}", pool=f"owned-{number}")
+    runner.join()
+    wish = {"isolation": "tenant", "tenant": tenant.name}
+    with server.api() as admin:
+        assert tenant.admin.patch(f"/pools/owned-{number}", json=wish).status_code == 403
+        view = admin.patch(f"/pools/owned-{number}", json=wish)
+    assert (view.status_code, view.json()["tenant"], view.json()["isolation"]) == (200, tenant.name, "tenant")
+    names = {p["name"] for p in server.tenant().viewer.get("/pools").json()["items"]}
+    assert f"owned-{number}" not in names
+    assert f"owned-{number}" in {p["name"] for p in tenant.viewer.get("/pools").json()["items"]}
+    assert runner.join().json()["notes"] == [f"pool owned-{number} is as an admin set it, not as the join file says"]
+
+
+def test_an_admin_drains_fences_and_removes_a_node(server: Server, tenant: Tenant) -> None:
+    number = next(_numbers)
+    runner = Runner(server, f"old-{number}", pool=f"old-{number}")
+    runner.join()
+    id, job = runner.node["id"], tenant.submit(pool=f"old-{number}")
+    runner.start(job)
+    nodes = Client(server.url, server.admin_key).nodes
+    assert (nodes.drain(id, reason="new disks").state, nodes.drain(id).drain) == (NodeState.DRAINING, "")
+    assert nodes.undrain(id).state is NodeState.READY
+    assert runner.report(nodes=[]).status_code == 200
+    with pytest.raises(ConflictError, match="1 attempt not proven dead"):
+        nodes.remove(id)
+    fenced = nodes.fence(id, "its board burnt")
+    assert (fenced.node.state, fenced.jobs) == (NodeState.LOST, (job,))
+    nodes.remove(id)
+    assert id not in {n.id for n in nodes.list()}
+    with pytest.raises(NotFoundError):
+        nodes.remove(id)

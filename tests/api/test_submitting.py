@@ -56,8 +56,11 @@ def test_a_quota_without_a_borrowing_is_a_limit_and_null_is_none(tenant: Tenant,
             assert answer.status_code == 200, answer.text
             assert answer.json()["quotas"][0]["borrowing"] == borrowing.get("borrowing", 0)
             assert tenant.operator.post("/jobs", json=spec(cpu=2)).status_code == expected
-        queue["quotas"][0]["lending"] = 1
-        refused(admin.put(f"/queues/{tenant.name}", json=queue), 422, "unsupported")
+        queue["quotas"][0]["lending"] = 0.5
+        assert admin.put(f"/queues/{tenant.name}", json=queue).json()["quotas"][0]["lending"] == 0.5
+        queue["quotas"][0]["lending"] = 2
+        problem = refused(admin.put(f"/queues/{tenant.name}", json=queue), 422, "invalid_request")
+        assert problem["detail"] == "quotas.0.lending: 2 is more than nominal, which is 1"
 
 
 def test_a_dataset_that_does_not_exist_is_refused(tenant: Tenant) -> None:

@@ -17,7 +17,6 @@ from factory.domain.events import AttemptEnded
 from factory.domain.jobs import AttemptState, EndReason, Job, JobState, Outcome, WaitReason
 from factory.jobs import service as jobs_service
 from factory.lifecycle import reconciling, stepping
-from factory.lifecycle.stepping import Step
 from factory.scheduling import explaining
 from factory.simulation import world as worlds
 from factory.simulation.chance import Crash
@@ -68,19 +67,18 @@ def slot_freed_on_the_cancel_request(patch: Patch) -> None:
     """A cancelled job's slots are given away while its processes still run."""
     real = stepping._cancel
 
-    def cancel(job: Job, live: Any, event: Any) -> Step:
+    def cancel(job: Job, live: Any, event: Any) -> Job:
         done = real(job, live, event)
         if live is None:
             return done
         ended = replace(live, state=AttemptState.ENDED, ended_at=event.at)
-        final = replace(
-            done.job,
+        return replace(
+            done,
             state=JobState.CANCELLED,
             attempts=(*job.attempts[:-1], ended),
             outcome=Outcome(EndReason.CANCELLED),
             ended_at=event.at,
         )
-        return Step(final, done.effects)
 
     patch.setattr(stepping, "_cancel", cancel)
 
@@ -157,7 +155,7 @@ def cancel_not_final(patch: Patch) -> None:
     """A job that completes while it is being cancelled counts as succeeded."""
     real = stepping._end
 
-    def end(job: Job, live: Any, event: Any) -> Step:
+    def end(job: Job, live: Any, event: Any) -> Job:
         if event.outcome.reason is EndReason.COMPLETED and job.state is JobState.CANCELLING:
             return real(replace(job, state=JobState.RUNNING), live, event)
         return real(job, live, event)

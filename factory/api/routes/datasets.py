@@ -19,7 +19,14 @@ from factory.domain.jobs import Purpose
 from factory.domain.tenancy import Principal, Role
 from factory.errors import NotFoundError
 from factory.schemas.common import API, Number, Page
-from factory.schemas.datasets import DatasetView, LineageView, RegisterRequest, UploadView, VersionView
+from factory.schemas.datasets import (
+    DatasetView,
+    FindUploadRequest,
+    LineageView,
+    RegisterRequest,
+    UploadView,
+    VersionView,
+)
 
 __all__ = ["BYTES", "RAW_BODY", "router"]
 
@@ -68,6 +75,12 @@ async def upload(
     )
 
 
+@router.post("/uploads:find", responses=problem_responses(413))
+def find_upload(request: Request, body: FindUploadRequest, principal: Operator) -> UploadView:
+    """The tenant's upload of these bytes, if it has sent them before. 404: upload them."""
+    return plane_of(request).datasets.find_upload(principal, body)
+
+
 @router.get("/datasets")
 def list_datasets(request: Request, principal: Viewer, limit: Limit = 50, cursor: Cursor = None) -> Page[DatasetView]:
     """The tenant's datasets."""
@@ -83,7 +96,8 @@ def get_dataset(request: Request, name: str, principal: Viewer) -> DatasetView:
 @router.post(
     "/datasets/{name}/versions",
     status_code=201,
-    responses=problem_responses(413) | {200: {"model": VersionView, "description": "An equal request had made it."}},
+    responses=problem_responses(410, 413)
+    | {200: {"model": VersionView, "description": "An equal request had made it."}},
 )
 def register(
     request: Request, response: Response, name: str, body: RegisterRequest, principal: Operator

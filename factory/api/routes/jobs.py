@@ -24,7 +24,7 @@ from factory.jobs.ports import JobFilter
 from factory.jobs.views import job_view
 from factory.schemas.common import API, Page
 from factory.schemas.datasets import LineageView
-from factory.schemas.jobs import BatchReply, BatchRequest, EventView, ExplanationView, JobSpec, JobView
+from factory.schemas.jobs import BatchReply, BatchRequest, EventView, ExplanationView, JobPatch, JobSpec, JobView
 
 __all__ = ["router"]
 
@@ -103,6 +103,13 @@ def get_job(request: Request, job_id: str, principal: ById) -> JobView:
     """One job with all its attempts, and what came of it."""
     plane = plane_of(request)
     return plane.jobs.view(principal, JobId(job_id), now=plane.clock.now())
+
+
+@router.patch("/jobs/{job_id}", responses=problem_responses(409))
+def change_job(request: Request, job_id: str, body: JobPatch, principal: OperatorById) -> JobView:
+    """Move it to another priority class while it waits; 409 when it runs or has ended."""
+    plane = plane_of(request)
+    return job_view(plane.jobs.set_priority(principal, JobId(job_id), body.priority, now=plane.clock.now()))
 
 
 @router.get("/jobs/{job_id}/events")

@@ -13,7 +13,7 @@ from factory.api.paging import Cursor, Limit, page_of
 from factory.api.problems import problem_responses
 from factory.api.serving import plane_of, serving_of
 from factory.api.wakes import FLEET
-from factory.domain.ids import KeyId, NodeId, QueueName, TenantId
+from factory.domain.ids import KeyId, NodeId, PoolName, QueueName, TenantId
 from factory.domain.tenancy import Principal, Role
 from factory.schemas.common import Page
 from factory.schemas.platform import (
@@ -22,11 +22,13 @@ from factory.schemas.platform import (
     KeyView,
     NodeView,
     PoolView,
+    QueueDetail,
     QueueRequest,
     QueueView,
     TenantRequest,
     TenantView,
 )
+from factory.schemas.pools import FenceReply, PoolSettings
 
 __all__ = ["router"]
 
@@ -43,6 +45,19 @@ def list_pools(request: Request, principal: Viewer, limit: Limit = 50, cursor: C
     return page_of(found, lambda p: p.name, cursor=cursor, limit=limit)
 
 
+@router.patch("/pools/{name}")
+def set_pool(request: Request, name: str, body: PoolSettings, principal: Platform) -> PoolView:
+    """Set what a pool is for. Isolation is its Ray cluster's: every pool of the runner gets it.
+
+    409 while live attempts are in the way: of others than the new tenant, of the tenant that it leaves, and any for
+    `self_fence_s`.
+    """
+    plane = plane_of(request)
+    view = plane.pools.set_pool(principal, PoolName(name), body, now=plane.clock.now())
+    serving_of(request).hub.publish([FLEET])
+    return view
+
+
 @router.get("/nodes")
 def list_nodes(request: Request, principal: Viewer, limit: Limit = 50, cursor: Cursor = None) -> Page[NodeView]:
     """The nodes and what is used of each."""
@@ -51,10 +66,15 @@ def list_nodes(request: Request, principal: Viewer, limit: Limit = 50, cursor: C
 
 
 @router.post("/nodes/{node_id}:drain")
-def drain(request: Request, node_id: str, principal: Platform) -> NodeView:
-    """Let it finish what it has and take nothing new."""
+def drain(
+    request: Request,
+    node_id: str,
+    principal: Platform,
+    reason: Annotated[str, Query(max_length=500, description="Shown with the node, and kept in the audit log.")] = "",
+) -> NodeView:
+    """Let it finish what it has and take nothing new, also when it comes back from being lost."""
     plane = plane_of(request)
-    return plane.pools.drain(principal, NodeId(node_id), now=plane.clock.now())
+    return plane.pools.drain(principal, NodeId(node_id), reason=reason, now=plane.clock.now())
 
 
 @router.post("/nodes/{node_id}:undrain")
@@ -70,14 +90,22 @@ def fence(
     node_id: str,
     principal: Platform,
     reason: Annotated[str, Query(min_length=3, max_length=500, description="Kept in the audit log.")],
-) -> dict[str, list[str]]:
+) -> FenceReply:
     """Say that nothing runs on the node any more: its attempts end with proof "fenced". Audited.
 
     If something does run there after all, it may run twice: make sure first that the node is off.
     """
     plane = plane_of(request)
     jobs = plane.jobs.fence_node(principal, NodeId(node_id), reason=reason, now=plane.clock.now())
-    return {"jobs": [j.id for j in jobs]}
+    return FenceReply(node=plane.pools.node(principal, NodeId(node_id)), jobs=tuple(j.id for j in jobs))
+
+
+@router.delete("/nodes/{node_id}", status_code=204, response_class=Response)
+def remove_node(request: Request, node_id: str, principal: Platform) -> Response:
+    """Forget a node that is lost; refused while it holds attempts that are not proven dead."""
+    plane = plane_of(request)
+    plane.pools.remove(principal, NodeId(node_id), now=plane.clock.now())
+    return Response(status_code=204)
 
 
 @router.get("/queues")
@@ -85,6 +113,13 @@ def list_queues(request: Request, principal: Viewer, limit: Limit = 50, cursor: 
     """The queues and what each holds."""
     found = plane_of(request).tenants.list_queues(principal)
     return page_of(found, lambda q: q.name, cursor=cursor, limit=limit)
+
+
+@router.get("/queues/{name}")
+def show_queue(request: Request, name: str, principal: Viewer) -> QueueDetail:
+    """One queue: how it stands in each pool, who waits first and why. What others hold is summed up."""
+    plane = plane_of(request)
+    return plane.tenants.show_queue(principal, QueueName(name), now=plane.clock.now())
 
 
 @router.put("/queues/{name}")

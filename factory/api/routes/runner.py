@@ -51,11 +51,15 @@ _TRIES = 5  # of a report's transaction when rows change under it
 def join(request: Request, body: JoinRequest, principal: RunnerKey) -> JoinReply:
     """A runner process starts; every older process of this runner is answered 409 `stale_runner` from now on."""
     plane = plane_of(request)
-    plane.pools.join(principal, body, now=plane.clock.now())
+    joined = plane.pools.join(principal, body, now=plane.clock.now())
     serving_of(request).hub.publish([FLEET])
     settings = plane.settings
     return JoinReply(
-        protocol=PROTOCOL, release=__version__, poll_s=settings.poll_s, silence_s=settings.runner_silence_s
+        protocol=PROTOCOL,
+        release=__version__,
+        poll_s=settings.poll_s,
+        silence_s=settings.runner_silence_s,
+        notes=joined.notes,
     )
 
 

@@ -6,13 +6,13 @@ import json
 import sys
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 
 from factory import errors
+from factory.cli.commands import submitting
 from factory.cli.output import (
     age,
     console,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Submit, list, explain, follow and cancel jobs.")
+app.command("submit")(submitting.submit)
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Job id, or its beginning.")]
 
 
@@ -39,120 +40,6 @@ def _client() -> Client:
     from factory.sdk.client import Client
 
     return Client()
-
-
-@app.command()
-def submit(
-    ctx: typer.Context,
-    target: Annotated[
-        str | None, typer.Argument(help="FILE.yaml with a job spec, or MODULE:FUNCTION; a program goes after --.")
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="The job's name.")] = None,
-    cpu: Annotated[float | None, typer.Option(help="CPUs per replica.")] = None,
-    memory: Annotated[str | None, typer.Option(help="Memory per replica: 512MiB, 4GiB.")] = None,
-    gpu: Annotated[float | None, typer.Option(help="GPUs per replica; below 1 a share of one.")] = None,
-    replicas: Annotated[int | None, typer.Option(help="Size of the gang.")] = None,
-    queue: Annotated[str | None, typer.Option(help="Queue; by default the tenant's own.")] = None,
-    pool: Annotated[str | None, typer.Option(help="Pool; by default any that fits.")] = None,
-    priority: Annotated[str | None, typer.Option(help="high, normal or low.")] = None,
-    retries: Annotated[int | None, typer.Option(help="Retries after infrastructure failures.")] = None,
-    timeout: Annotated[int | None, typer.Option(help="Seconds one attempt may run.")] = None,
-    env: Annotated[list[str] | None, typer.Option(help="NAME=VALUE; may be repeated.")] = None,
-    arg: Annotated[list[str] | None, typer.Option(help="Function argument as JSON; may be repeated.")] = None,
-    folder: Annotated[Path, typer.Option(help="Folder with the code.")] = Path(),
-    key: Annotated[str | None, typer.Option(help="Idempotency key: the same key gives the same job.")] = None,
-    wait: Annotated[bool, typer.Option("--wait", "-w", help="Watch it; the exit code is the job's outcome.")] = False,
-) -> None:
-    """Submit a job.
-
-    factory jobs submit spec.yaml --wait
-    factory jobs submit pipeline:clean --arg '"2024"' --cpu 2
-    factory jobs submit --cpu 2 --wait -- python train.py --epochs 3
-    """
-    from factory.cli.watching import watch
-    from factory.sdk.jobs import job_spec
-
-    client = _client()
-    program: list[str] = list(ctx.obj or ())  # what follows --, see cli.main
-    if program and target is not None:
-        raise errors.InvalidRequestError(f"give either {target} or a program after --, not both")
-    fields = _entry(client, target, program, folder, arg or [])
-    given: dict[str, Any] = {
-        "name": name, "cpu": cpu, "memory": memory, "gpu": gpu, "replicas": replicas, "queue": queue, "pool": pool,
-        "priority": priority, "timeout_s": timeout,
-        "retry": {"max_retries": retries} if retries is not None else None,
-        "env": dict(_pair(e) for e in env) if env else None,
-    }  # fmt: skip
-    fields |= {k: v for k, v in given.items() if v is not None}
-    handle = client.jobs.submit(job_spec(**fields), idempotency_key=key)
-    if not wait:
-        if is_json():
-            emit_json(handle.view)
-        else:
-            console.print(handle.id)
-        return
-    if is_json():
-        view = handle.wait()
-        emit_json(view)
-    else:
-        console.print(Text(handle.id, style="dim"))
-        view = watch(handle)
-        if view.outcome is not None and view.outcome.hint:  # cause and traceback have just been shown
-            console.print(Text(f"hint: {view.outcome.hint}"))
-        if view.has_result:
-            console.print(json.dumps(view.result, ensure_ascii=False))
-    raise typer.Exit(exit_code_of(view.state))
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, sign, value = text.partition("=")
-    if not sign or not name:
-        raise errors.InvalidRequestError(f"'{text}' is not NAME=VALUE")
-    return name, value
-
-
-def _entry(client: Client, target: str | None, program: list[str], folder: Path, args: list[str]) -> dict[str, Any]:
-    from factory.sdk.bundles import bundle_folder
-
-    if program:
-        bundle = bundle_folder(folder.resolve())
-        client.jobs.upload_bundle(bundle.digest, bundle.content)
-        return {
-            "name": _name_of(Path(program[-1] if len(program) == 1 else program[1]).stem),
-            "command": {"argv": program, "bundle": bundle.digest},
-        }
-    if target is None:
-        raise errors.InvalidRequestError(
-            "nothing to run",
-            hint="give FILE.yaml, MODULE:FUNCTION, or a program after --; see --help",
-        )
-    if target.endswith((".yaml", ".yml", ".json")):
-        import yaml
-
-        try:
-            spec = yaml.safe_load(Path(target).read_text())
-        except (OSError, yaml.YAMLError) as exc:
-            raise errors.InvalidRequestError(f"{target} cannot be read as a job spec: {exc}") from exc
-        if not isinstance(spec, dict):
-            raise errors.InvalidRequestError(f"{target} is not a job spec", hint="write JobSpec fields")
-        return spec
-    module, sign, qualname = target.partition(":")
-    if not sign:
-        raise errors.InvalidRequestError(
-            f"'{target}' is neither a YAML file nor MODULE:FUNCTION", hint="a program goes after --"
-        )
-    bundle = bundle_folder(folder.resolve())
-    client.jobs.upload_bundle(bundle.digest, bundle.content)
-    try:
-        values = [json.loads(a) for a in args]
-    except ValueError as exc:
-        raise errors.InvalidRequestError(f"an --arg is not JSON: {exc}", hint="quote texts: --arg '\"text\"'") from exc
-    function = {"module": module, "qualname": qualname, "bundle": bundle.digest, "args": values}
-    return {"name": _name_of(qualname.rpartition(".")[2]), "function": function}
-
-
-def _name_of(text: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in text.lower()).strip("-")[:63] or "job"
 
 
 @app.command("list")
@@ -308,6 +195,18 @@ def cancel(job: JobArgument) -> None:
         emit_json(view)
     else:
         console.print(Text.assemble(view.id, " ", state_text(view.state.value)))
+
+
+@app.command()
+def priority(
+    job: JobArgument, to: Annotated[str, typer.Argument(metavar="PRIORITY", help="high, normal or low.")]
+) -> None:
+    """Move a job that waits to another priority class."""
+    view = _find(_client(), job).set_priority(to)
+    if is_json():
+        emit_json(view)
+    else:
+        console.print(Text.assemble(view.id, " ", state_text(view.state.value), f", priority {view.priority.value}"))
 
 
 @app.command()

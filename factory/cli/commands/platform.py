@@ -1,4 +1,4 @@
-"""`factory pools|nodes|queues|tenants|keys …`."""
+"""`factory pools|nodes|tenants|keys …`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from factory.cli.output import age, console, emit_json, is_json, show_pairs, sho
 if TYPE_CHECKING:
     from factory.sdk.client import Client
 
-__all__ = ["keys", "nodes", "pools", "queues", "tenants"]
+__all__ = ["keys", "nodes", "pools", "tenants"]
 
 pools = typer.Typer(rich_markup_mode=None, invoke_without_command=True, help="Pools in slots.")
-nodes = typer.Typer(rich_markup_mode=None, invoke_without_command=True, help="Nodes; drain, undrain, fence.")
-queues = typer.Typer(rich_markup_mode=None, invoke_without_command=True, help="Queues and their quotas.")
+nodes = typer.Typer(rich_markup_mode=None, invoke_without_command=True, help="Nodes; drain, undrain, fence, remove.")
 tenants = typer.Typer(rich_markup_mode=None, invoke_without_command=True, help="Tenants.")
 keys = typer.Typer(rich_markup_mode=None, invoke_without_command=True, help="API keys.")
 
@@ -44,9 +43,64 @@ def list_pools() -> None:
         emit_json(views)
         return
     show_table(
-        ("POOL", "FLAVOR", "SLOT*", "NODES>", "SLOTS>", "IN USE>"),
-        [(v.name, v.flavor, _slot(v.slot), v.nodes, f"{v.slots:g}", f"{v.used_slots:g}") for v in views],
+        ("POOL*", "FLAVOR*", "SLOT*", "NODES>", "SLOTS>", "IN USE>", "POLICY", "FOR*"),
+        [
+            (
+                v.name,
+                v.flavor,
+                _slot(v.slot),
+                v.nodes,
+                f"{v.slots:g}",
+                f"{v.used_slots:g}",
+                v.policy,
+                v.tenant or "all tenants",
+            )
+            for v in views
+        ],
         empty="no pools: no runner has joined yet",
+    )
+
+
+@pools.command("set")
+def set_pool(
+    name: str,
+    isolation: Annotated[
+        str | None, typer.Option(help="shared, or tenant: one tenant's alone. Counts for the whole Ray cluster.")
+    ] = None,
+    tenant: Annotated[str | None, typer.Option(help="With --isolation tenant: whose it is.")] = None,
+    self_fence_s: Annotated[
+        int | None,
+        typer.Option(help="Nodes end attempts that were not renewed so long; twice that proves them dead. 0 = off."),
+    ] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(help="In which order jobs get its slots: fair, fifo, shortest, least-attained-service."),
+    ] = None,
+) -> None:
+    """Set what a pool is for; it goes before what its runner says. Live attempts in the way refuse it."""
+    from factory.schemas.pools import POLICIES
+
+    if policy is not None and policy not in POLICIES:
+        raise errors.InvalidRequestError(
+            f"there is no policy '{policy}'{errors.did_you_mean(policy, POLICIES)}",
+            hint=f"policies: {', '.join(POLICIES)}",
+        )
+    from factory.domain.pools import Isolation
+
+    if isolation is not None and isolation not in set(Isolation):
+        raise errors.InvalidRequestError(
+            f"there is no isolation '{isolation}'{errors.did_you_mean(isolation, set(Isolation))}",
+            hint=f"isolation: {', '.join(Isolation)}",
+        )
+    view = _client().pools.set(name, isolation=isolation, tenant=tenant, self_fence_s=self_fence_s, policy=policy)
+    if is_json():
+        emit_json(view)
+        return
+    whose = f"tenant {view.tenant} alone" if view.tenant else "all tenants"
+    fence = "off" if view.self_fence_s is None else f"{view.self_fence_s} s"
+    console.print(
+        f"pool {view.name} is for {whose}, like every pool of runner {view.runner}; self-fence {fence}; "
+        f"policy {view.policy}"
     )
 
 
@@ -72,7 +126,7 @@ def list_nodes() -> None:
         return
     now = int(time.time() * 1000)
     show_table(
-        ("NODE", "POOL", "STATE", "CPU>", "MEMORY>", "GPU>", "SEEN>"),
+        ("NODE*", "POOL", "STATE", "CPU>", "MEMORY>", "LIMITS", "GPU>", "SEEN>"),
         [
             (
                 v.id,
@@ -80,6 +134,7 @@ def list_nodes() -> None:
                 state_text(v.state.value),
                 f"{v.used_cpu:g}/{v.cpu:g}",
                 f"{size(v.used_memory)}/{size(v.memory)}",
+                v.memory_limits,
                 f"{v.used_gpu:g}/{v.gpus}",
                 age(v.seen_at, now),
             )
@@ -100,13 +155,16 @@ def _show_node(view: Any) -> None:
     if is_json():
         emit_json(view)
     else:
-        console.print(Text.assemble(view.id, " ", state_text(view.state.value)))
+        why = f" ({view.drain})" if view.drain else ""
+        console.print(Text.assemble(view.id, " ", state_text(view.state.value), why))
 
 
 @nodes.command()
-def drain(node: str) -> None:
-    """Let a node finish what it has and take nothing new."""
-    _show_node(_client().nodes.drain(node))
+def drain(
+    node: str, reason: Annotated[str, typer.Option(help="Why; shown with the node and kept in the audit log.")] = ""
+) -> None:
+    """Let a node finish what it has and take nothing new; a lost one comes back so."""
+    _show_node(_client().nodes.drain(node, reason=reason))
 
 
 @nodes.command()
@@ -120,92 +178,21 @@ def fence(
     node: str, reason: Annotated[str, typer.Option(help="Why you know that nothing runs there any more; audited.")]
 ) -> None:
     """Declare a lost node dead: its attempts end, its slots are free. If that is wrong, a job may run twice."""
-    _show_node(_client().nodes.fence(node, reason))
-
-
-@queues.callback()
-def queues_default(ctx: typer.Context) -> None:
-    """List queues when no command is given."""
-    if ctx.invoked_subcommand is None:
-        list_queues()
-
-
-@queues.command("list")
-def list_queues() -> None:
-    """List queues: what they may hold, what they hold, what waits."""
-    views = _client().queues.list()
+    reply = _client().nodes.fence(node, reason)
     if is_json():
-        emit_json(views)
+        emit_json(reply)
         return
-    show_table(
-        ("QUEUE", "TENANT", "WEIGHT>", "QUOTA*", "IN USE*", "WAIT>", "RUN>"),
-        [
-            (
-                v.name,
-                v.tenant,
-                v.weight,
-                ", ".join(f"{q.pool} {q.nominal:g}{_borrowing(q.borrowing)}" for q in v.quotas) or "no limit",
-                ", ".join(f"{pool} {used:g}" for pool, used in sorted(v.used.items()) if used) or "-",
-                v.queued,
-                v.running,
-            )
-            for v in views
-        ],
-        empty="no queues",
+    moved = ", ".join(reply.jobs) or "none"
+    console.print(
+        Text.assemble(reply.node.id, " ", state_text(reply.node.state.value), f"; attempts ended of: {moved}")
     )
 
 
-@queues.command("set")
-def set_queue(
-    name: str,
-    tenant: Annotated[str, typer.Option(help="Whose jobs wait here.")],
-    parent: Annotated[str | None, typer.Option(help="Queue above it.")] = None,
-    weight: Annotated[int, typer.Option(help="Its share above quota.")] = 1,
-    quota: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="POOL=NOMINAL in slots and no more; POOL=NOMINAL+N: may borrow N; POOL=NOMINAL+: borrows without "
-            "limit. May be repeated."
-        ),
-    ] = None,
-) -> None:
-    """Create or change a queue."""
-    view = _client().queues.set(
-        name, tenant=tenant, parent=parent, weight=weight, quotas=[_quota(text) for text in quota or []]
-    )
-    if is_json():
-        emit_json(view)
-    else:
-        console.print(f"queue {view.name} of {view.tenant} is set")
-
-
-def _borrowing(slots: float | None) -> str:
-    """Return what follows the nominal number: nothing, "+2", or "+∞" without limit."""
-    if slots is None:
-        return "+∞"
-    return f"+{slots:g}" if slots else ""
-
-
-def _quota(text: str) -> dict[str, Any]:
-    pool, sign, amount = text.partition("=")
-    nominal, plus, borrowing = amount.partition("+")
-    try:
-        if not sign:
-            raise ValueError
-        without_limit = bool(plus) and borrowing in ("", "inf", "∞")
-        borrowed = None if without_limit else float(borrowing or 0)
-        return {"pool": pool, "nominal": float(nominal), "borrowing": borrowed}
-    except ValueError:
-        raise errors.InvalidRequestError(
-            f"'{text}' is no quota", hint="write POOL=NOMINAL, POOL=NOMINAL+N, or POOL=NOMINAL+ to borrow without limit"
-        ) from None
-
-
-@queues.command("delete")
-def delete_queue(name: str) -> None:
-    """Remove an empty queue."""
-    _client().queues.delete(name)
-    _say({"deleted": name}, f"queue {name} is gone")
+@nodes.command()
+def remove(node: str) -> None:
+    """Forget a lost node; refused while attempts on it are not proven dead (see fence)."""
+    _client().nodes.remove(node)
+    _say({"removed": node}, f"node {node} is removed; if it reports again, it is there again")
 
 
 @tenants.callback()

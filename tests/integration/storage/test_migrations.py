@@ -10,6 +10,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import inspect, text
 
+from factory.domain.datasets import UploadState
+from factory.domain.ids import TenantId
+from factory.domain.tenancy import Scope
 from factory.errors import ConfigurationError, FactoryError, UnavailableError
 from factory.storage import migrate
 from factory.storage.store import open_store
@@ -51,6 +54,36 @@ def test_the_schema_goes_down_to_nothing_and_up_again(url: str) -> None:
         assert set(inspect(connection).get_table_names()) == {"alembic_version"}
     migrate.upgrade(url)
     assert migrate.revision(url) == migrate.head()
+
+
+def test_uploads_of_the_first_schema_are_kept_and_name_the_versions_made_of_them(url: str) -> None:
+    """0001 → 0002 → 0001: the rows of a factory that runs."""
+    migrate.upgrade(url, "0001")
+    upload = (
+        '{"id":"upl-1","tenant":"mobility","filename":"ü.csv","format":"csv","object_key":"uploads/mobility/upl-1",'
+        '"size_bytes":3,"sha256":"ab","created_at":5,"created_by":"key-1"}'
+    )
+    with migrate.connected(url) as connection:
+        connection.execute(
+            text("INSERT INTO uploads (id, tenant, body) VALUES ('upl-1', 'mobility', :body)"), {"body": upload}
+        )
+        connection.execute(
+            text(
+                "INSERT INTO dataset_versions (id, tenant, dataset, number, state, request_digest, version, body) "
+                "VALUES ('dsv-1', 'mobility', 'footfall', 1, 'staged', '', 1, :body)"
+            ),
+            {"body": '{"id":"dsv-1","upload":"upl-1"}'},
+        )
+    with open_store(url) as store:
+        found = store.read(
+            lambda tx: tx.upload_by_digest(Scope(TenantId("mobility")), TenantId("mobility"), "ab", "csv")
+        )
+        assert found is not None
+        assert (found.state, found.versions, found.filename) == (UploadState.KEPT, ("dsv-1",), "ü.csv")
+        store.transact(lambda tx: tx.put_upload(found))
+    migrate.downgrade(url, "0001")
+    with migrate.connected(url) as connection:
+        assert connection.execute(text("SELECT body FROM uploads")).scalar() == upload
 
 
 def test_an_upgrade_of_an_up_to_date_database_changes_nothing(url: str) -> None:

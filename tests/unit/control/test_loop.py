@@ -24,7 +24,6 @@ from factory.domain.jobs import (
 from factory.domain.pools import NodeState
 from factory.domain.tenancy import PLATFORM
 from factory.errors import FencedError, StaleWriteError
-from factory.lifecycle.effects import AttemptDesired
 from factory.scheduling.planning import Plan, plan
 from factory.testing import builders
 from tests.unit.control.factory_floor import START, Floor, node_report, said
@@ -37,12 +36,11 @@ def reading(purpose: Purpose = Purpose.TRAIN) -> Any:
     return replace(builders.spec("a"), inputs=(read,))
 
 
-def test_a_queued_job_is_admitted_and_its_runner_is_to_be_woken() -> None:
+def test_a_queued_job_that_fits_is_admitted() -> None:
     floor = Floor()
     floor.submit("job-a")
     result = floor.tick()
     assert result.admitted == ("job-a",)
-    assert AttemptDesired(floor.attempt("job-a").id, floor.attempt("job-a").runner) in result.effects
     assert floor.job("job-a").state is JobState.ADMITTED
 
 

@@ -36,7 +36,7 @@ from factory.domain.jobs import (
     WaitReason,
 )
 from factory.errors import IllegalTransitionError
-from factory.lifecycle.effects import AttemptDesired, JobEnded, StopWanted, TokenRevoked, WakeScheduler
+from factory.lifecycle.effects import JobEnded
 from factory.lifecycle.stepping import Stale, fold, record, step, why_stale
 from factory.testing import builders
 
@@ -94,15 +94,14 @@ def test_cancel_without_a_live_attempt_is_final_at_once(before: tuple[Event, ...
     assert done.job.state is JobState.CANCELLED
     assert done.job.outcome is not None
     assert "changed my mind" in done.job.outcome.message
-    assert JobEnded(done.job.id, JobState.CANCELLED) in done.effects
+    assert done.effects == (JobEnded(done.job.id),)
 
 
 def test_cancel_of_a_live_job_waits_for_proof_of_death() -> None:
     done = step(live(), CancelRequested(5, "key-1"))
     assert done.job.state is JobState.CANCELLING
     assert attempt_of(done.job).state is AttemptState.STOPPING
-    assert StopWanted(FIRST, RunnerId("runner-1")) in done.effects
-    assert not any(isinstance(e, TokenRevoked) for e in done.effects)
+    assert done.effects == ()
 
 
 def test_an_acknowledged_cancel_holds_even_if_the_attempt_then_completes() -> None:
@@ -117,7 +116,6 @@ def test_cancel_of_an_unknown_attempt_keeps_it_unknown_and_found_again_it_stops(
     assert (job.state, attempt_of(job).state) == (JobState.CANCELLING, AttemptState.UNKNOWN)
     found = step(job, AttemptFound(7, FIRST))
     assert (found.job.state, attempt_of(found.job).state) == (JobState.CANCELLING, AttemptState.STOPPING)
-    assert StopWanted(FIRST, RunnerId("runner-1")) in found.effects
 
 
 @pytest.mark.parametrize(
@@ -242,11 +240,11 @@ def test_late_and_doubled_reports_are_told_apart() -> None:
     assert why_stale(job, ended(EndReason.COMPLETED)) is None
 
 
-def test_effects_say_what_the_shell_has_to_wake() -> None:
-    assert step(life(), admitted()).effects == (AttemptDesired(FIRST, RunnerId("runner-1")),)
-    effects = step(live(), ended(EndReason.WORKER_LOST)).effects
-    assert TokenRevoked(FIRST) in effects
-    assert WakeScheduler() in effects
+def test_only_the_end_of_a_job_asks_the_shell_for_more_than_its_row() -> None:
+    assert step(life(), admitted()).effects == ()
+    assert step(live(), ended(EndReason.WORKER_LOST)).effects == ()  # it is tried again
+    done = step(live(), ended(EndReason.COMPLETED))
+    assert done.effects == (JobEnded(done.job.id),)
 
 
 def test_a_gap_in_the_log_is_refused() -> None:

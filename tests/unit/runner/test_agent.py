@@ -2,89 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Condition, Thread
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from factory.domain.jobs import CommandEntry, EndReason, Placement
-from factory.domain.resources import MIB, Resources
+from factory.domain.jobs import EndReason
+from factory.domain.resources import MIB
 from factory.lifecycle.reconciling import Process
-from factory.runner.agent import NodeAgent, ReplicaView
-from factory.schemas.attempt import WorkOrder
-from factory.testing.builders import spec
 from factory.worker.folders import NodeFolder, read_json
-from factory.worker.http import Http
-from factory.worker.orders import ReplicaOrder
-
-ATTEMPT = "job-a.1"
-REPLICA = """
-import sys
-from pathlib import Path
-from factory.worker.folders import NodeFolder
-from factory.worker.main import be_born, run_order
-from factory.worker.orders import ReplicaOrder
-node = NodeFolder(Path(sys.argv[1]))
-be_born(node, sys.argv[2])
-run_order(node, sys.argv[2], ReplicaOrder.model_validate_json(sys.stdin.read()))
-"""
-
-
-class LogStore(ThreadingHTTPServer):
-    """POST and GET /runner/logs, as the control plane answers them; `down` answers 503."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _LogHandler)
-        self.stored: dict[str, bytes] = {}
-        self.down = False
-        self.changed = Condition()
-        Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
-
-    def has(self, stream: str, content: bytes, patience_s: float = 20) -> bool:
-        """Wait for a stream to be exactly that."""
-        with self.changed:
-            return self.changed.wait_for(lambda: self.stored.get(stream) == content, patience_s)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class _LogHandler(BaseHTTPRequestHandler):
-    server: LogStore
-
-    def do_GET(self) -> None:
-        self._answer(b"")
-
-    def do_POST(self) -> None:
-        self._answer(self.rfile.read(int(self.headers["content-length"])))
-
-    def _answer(self, chunk: bytes) -> None:
-        query = {k: v[0] for k, v in parse_qs(urlsplit(self.path).query).items()}
-        before = self.server.stored.get(query["stream"], b"")
-        if self.server.down:
-            self.send_error(503)
-            return
-        if chunk and int(query["offset"]) == len(before):
-            before += chunk
-            with self.server.changed:
-                self.server.stored[query["stream"]] = before
-                self.server.changed.notify_all()
-        body = b'{"next_offset": %d}' % len(before)
-        self.send_response(200)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None: ...
+from tests.unit.runner.plain_node import ATTEMPT, LogStore, Replicas, agent_of, is_gone, until
 
 
 @pytest.fixture
@@ -105,54 +34,9 @@ def node(tmp_path: Path) -> NodeFolder:
 @pytest.fixture
 def serve(node: NodeFolder) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Start a replica's process that serves a command."""
-    started: list[subprocess.Popen[str]] = []
-
-    def run(*argv: str, replica: str = "r1", memory: int = 512 * MIB) -> subprocess.Popen[str]:
-        work = WorkOrder(
-            attempt=ATTEMPT, job="job-a", tenant="mobility", ordinal=1, api_url="http://127.0.0.1:9",
-            spec=replace(spec(), entry=CommandEntry(argv)),
-        )  # fmt: skip
-        placement = Placement(0, "n1", Resources(1000, memory, 0))  # pyright: ignore[reportArgumentType]
-        process = subprocess.Popen(
-            [sys.executable, "-c", REPLICA, str(node.root), replica],
-            env={**os.environ, "FACTORY_REPLICA": replica, "FACTORY_NODE": "n1"},
-            stdin=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        started.append(process)
-        assert process.stdin is not None
-        process.stdin.write(ReplicaOrder(work=work, placement=placement, token="fat_secret").model_dump_json())
-        process.stdin.close()
-        Thread(target=process.wait, daemon=True).start()  # no zombies, as under Ray
-        return process
-
-    yield run
-    for process in started:
-        process.kill()
-        process.wait()
-
-
-def agent_of(node: NodeFolder, logs: LogStore) -> NodeAgent:
-    agent = NodeAgent("n1", node.root, Http(logs.url, "fak_runner"))
-    agent.start()
-    return agent
-
-
-def until(agent: NodeAgent, holds: Callable[[ReplicaView], bool], patience_s: float = 20) -> ReplicaView:
-    """Wait for the agent to show a replica like that: what the runner does."""
-    deadline, version = time.monotonic() + patience_s, -1
-    while time.monotonic() < deadline:
-        view = agent.observe(version, 1.0)
-        version = view.version
-        for replica in view.replicas:
-            if holds(replica):
-                return replica
-    raise AssertionError(agent.look())
-
-
-def is_gone(replica: ReplicaView) -> bool:
-    return replica.process is Process.GONE and replica.logs_whole
+    replicas = Replicas(node)
+    yield replicas.serve
+    replicas.end()
 
 
 def test_an_end_is_seen_with_its_outcome_and_whole_logs(node: NodeFolder, logs: LogStore, serve: Callable) -> None:

@@ -41,6 +41,30 @@ def test_a_node_offers_what_is_left_after_the_reserve_in_slots_that_fit_it() -> 
     assert 0 < node.slot_memory_bytes * 3 <= node.memory_bytes
 
 
+def test_a_node_says_who_holds_its_memory_limits() -> None:
+    by = [
+        describe_node("n1", NodeOptions("/n"), host="127.0.0.1", ray_node_id="ray1", memory_limits=limits).memory_limits
+        for limits in ("cgroup", "watchdog")
+    ]
+
+    assert by == ["cgroup", "watchdog"]
+
+
+def test_the_watchdog_can_be_asked_for_in_the_join_file_or_else_by_the_environment(tmp_path: Path) -> None:
+    path = tmp_path / "join.json"
+    path.touch(0o600)
+
+    def limits(told: dict[str, str], environ: str | None) -> str:
+        path.write_text(json.dumps(JOIN | told))
+        return read_join_file(path, memory_limits=environ).memory_limits
+
+    assert limits({}, None) == "auto"
+    assert limits({}, "watchdog") == "watchdog"
+    assert limits({"memory_limits": "auto"}, "watchdog") == "auto"
+    with pytest.raises(ConfigurationError, match="'auto' or 'watchdog', not 'cgruop'"):
+        limits({"memory_limits": "cgruop"}, None)
+
+
 def test_a_join_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "join.json"
     path.write_text(json.dumps(JOIN))

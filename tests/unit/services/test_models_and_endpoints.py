@@ -303,6 +303,16 @@ def test_a_replica_may_only_answer_from_the_node_that_the_plan_chose(champion: W
     assert len(champion.endpoints.get(ANNA, E).backends) == 1
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "169.254.169.254", "n1"])
+def test_a_replica_on_a_node_without_an_address_answers_from_nowhere(champion: World, host: str) -> None:
+    deploy(champion)
+    attempt = replica(champion)
+    champion.store.transact(lambda tx: [tx.put_node(replace(n, host="")) for n in tx.nodes(PLATFORM)])
+    with pytest.raises(ForbiddenError, match=f"may not answer from '{host}'"):
+        champion.endpoints.ready(attempt, ReadyRequest(host=host, port=7001), now=NOW)
+    assert champion.endpoints.get(ANNA, E).backends == ()
+
+
 def _at(runner: Any, url: str) -> Any:
     return replace(runner, ingress_url=url)
 

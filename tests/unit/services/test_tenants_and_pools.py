@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -160,7 +161,6 @@ def test_a_queue_shows_what_it_holds(world: World) -> None:
             {"tenant": "parks", "quotas": [{"pool": "cpu", "nominal": 1}, {"pool": "cpu", "nominal": 2}]},
             InvalidRequestError,
         ),
-        ("q", {"tenant": "parks", "quotas": [{"pool": "cpu", "nominal": 1, "lending": 1}]}, UnsupportedError),
         ("parks", {"tenant": "parks", "parent": "parks"}, InvalidRequestError),
         ("Q q", {"tenant": "parks"}, InvalidRequestError),
     ],
@@ -243,6 +243,13 @@ def test_a_runner_brings_its_pools_and_nodes(world: World) -> None:
     assert next(n for n in world.pools.list_nodes(ANNA) if n.id == "g1").gpus == 2
 
 
+def test_a_node_is_shown_with_how_it_holds_memory_limits_and_a_changed_way_is_a_change(world: World) -> None:
+    join(world, report(memory_limits="cgroup"))
+    assert world.pools.node(ROOT, NodeId("g1")).memory_limits == "cgroup"
+    assert apply(world, report(memory_limits="watchdog")) == [("g1", NodeState.READY)]
+    assert next(n for n in world.pools.list_nodes(ANNA) if n.id == "g1").memory_limits == "watchdog"
+
+
 def test_the_same_report_changes_nothing(world: World) -> None:
     join(world, report())
     head = world.store.read(lambda tx: tx.feed_head())
@@ -274,11 +281,51 @@ def test_a_draining_node_stays_so_over_reports(world: World) -> None:
         world.pools.drain(ROOT, NodeId("g11"), now=NOW)
 
 
-def test_a_lost_node_cannot_be_drained(world: World) -> None:
+def test_a_node_that_was_draining_when_it_was_lost_comes_back_draining(world: World) -> None:
+    join(world, report())
+    world.pools.drain(ROOT, NodeId("g1"), reason="new disks", now=NOW)
+    assert apply(world) == [("g1", NodeState.LOST)]
+    assert apply(world, report()) == [("g1", NodeState.DRAINING)]
+    assert world.pools.node(ROOT, NodeId("g1")).drain == "new disks"
+    assert world.pools.undrain(ROOT, NodeId("g1"), now=NOW).state is NodeState.READY
+
+
+def test_a_lost_node_may_be_drained_and_undrained_for_its_return(world: World) -> None:
     join(world, report())
     apply(world)
-    with pytest.raises(ConflictError, match="is lost"):
-        world.pools.drain(ROOT, NodeId("g1"), now=NOW)
+    assert world.pools.drain(ROOT, NodeId("g1"), now=NOW).state is NodeState.LOST
+    assert apply(world, report()) == [("g1", NodeState.DRAINING)]
+    apply(world)
+    assert world.pools.undrain(ROOT, NodeId("g1"), now=NOW).state is NodeState.LOST
+    assert apply(world, report()) == [("g1", NodeState.READY)]
+
+
+def test_only_a_lost_node_is_removed_and_it_may_come_back(world: World) -> None:
+    join(world, report("g1"), report("g2"))
+    with pytest.raises(ConflictError, match="it would be back at once"):
+        world.pools.remove(ROOT, NodeId("g1"), now=NOW)
+    apply(world, report("g2"))
+    with pytest.raises(ForbiddenError):
+        world.pools.remove(ADMIN, NodeId("g1"), now=NOW)
+    world.pools.remove(ROOT, NodeId("g1"), now=NOW)
+    assert [n.id for n in world.pools.list_nodes(ROOT)] == ["n1", "g2"]
+    assert actions(world)[-1] == "node.remove"
+    with pytest.raises(NotFoundError):
+        world.pools.remove(ROOT, NodeId("g1"), now=NOW)
+    assert apply(world, report("g1"), report("g2")) == [("g1", NodeState.READY)]
+
+
+def test_a_lost_node_stays_while_attempts_on_it_are_not_proven_dead(world: World) -> None:
+    job = world.jobs.submit(ANNA, command(), now=NOW).job
+    attempt = world.start(job.id)
+    world.store.transact(lambda tx: [tx.put_node(replace(n, state=NodeState.LOST)) for n in tx.nodes(PLATFORM)])
+    with pytest.raises(ConflictError, match="holds 1 attempt not proven dead") as refused:
+        world.pools.remove(ROOT, NodeId("n1"), now=NOW)
+    assert refused.value.facts["attempts"] == [attempt]
+    assert "factory nodes fence n1" in refused.value.hint
+    world.jobs.fence_node(ROOT, NodeId("n1"), reason="its board burnt", now=NOW)
+    world.pools.remove(ROOT, NodeId("n1"), now=NOW)
+    assert world.pools.list_nodes(ROOT) == ()
 
 
 def test_an_older_process_of_a_runner_is_stale(world: World) -> None:
