@@ -22,7 +22,7 @@ from factory.scheduling.policies.order import Order
 from factory.scheduling.policies.registry import policy_named
 from factory.scheduling.quota import Tree, available, bubble, potential
 from factory.scheduling.snapshot import Snapshot, ending_of
-from factory.scheduling.waiting import Lane, eligible_pools
+from factory.scheduling.waiting import Gang, Lane
 
 __all__ = ["READY", "Cycle", "Fit", "Policy", "Refused", "Reservation", "Stock", "slots_of"]
 
@@ -37,7 +37,7 @@ class Policy:
     min_runtime_s: int = 120  # an attempt runs so long before it may be preempted
     max_preemptions: int = 5  # of one job; after that it is left alone
     max_victims: int = 64  # attempts that may be preempted for one job
-    searches: int = 16  # jobs for which victims are looked for, in one plan and pool
+    searches: int = 4  # jobs for which victims are looked for, in one plan and pool
     depth: int = 50  # jobs of a queue that may be passed over in one plan
     lookahead: int = 256  # expected ends that are looked through for the start of a reservation
     preempts_for_share: bool = True  # above quota, too, where a pool has quotas
@@ -77,20 +77,20 @@ class Stock:
         self.tree: Tree = snapshot.trees[pool.name]
         self.order: Order = policy_named(pool.policy)
         self.reservations: list[Reservation] = []
-        self.searches = 0
         self.started: list[tuple[Instant, tuple[Placement, ...]]] = []  # what this plan started, with its expected end
-        self.stopping: set[JobId] = set()  # attempts that this plan preempts
-        self.quiet_until: Instant | None = None  # when an attempt that is too young to be preempted no longer is
         self._snapshot = snapshot
         self._now = now
         self._floor: Floor | None = None
         self._spare: Floor | None = None
+        self._needed_at: Instant | None = None  # when the first reservation starts; None = not known
         self._used: dict[QueueName, int] = {}
         self._slots: dict[Resources, int] = {}
-        self._tight: set[tuple[Shape, int, Topology, bool]] = set()  # gangs that found no room
-        self._idle: dict[tuple[Shape, int, Topology], bool] = {}
+        self._full: set[Gang] = set()  # gangs for which there is no room
+        self._tight: set[Gang] = set()  # gangs for which there is none past the reservations
+        self._could: dict[Gang, bool] = {}
         self._potential: dict[QueueName, int] = {}
         self._available: dict[QueueName, int] = {}
+        self._overs: dict[QueueName, int] = {}
         capacity = self.fleet.capacity()
         self.capacity = whole_slots(capacity, pool.flavor.slot)
 
@@ -100,6 +100,11 @@ class Stock:
         if self._floor is None:
             self._floor = Floor(self.fleet, self._snapshot.typical())
         return self._floor
+
+    @property
+    def may_reserve(self) -> bool:
+        """True if room may be kept for a gang: the policy keeps some, and nothing is kept yet."""
+        return self.order.keeps_room and all(reservation.is_claim for reservation in self.reservations)
 
     @property
     def is_lost(self) -> bool:
@@ -134,25 +139,52 @@ class Stock:
             most = self._potential[queue] = potential(self.tree, queue, self.capacity)
         return most
 
-    def could_fit(self, shape: Shape, replicas: int, topology: Topology) -> bool:
+    def could_fit(self, gang: Gang) -> bool:
         """Return whether the gang would fit on the ready nodes if nothing ran there."""
-        gang = (shape, replicas, topology)
-        if gang not in self._idle:
-            self._idle[gang] = self.fleet.could_fit(shape, replicas, topology, READY)
-        return self._idle[gang]
+        could = self._could.get(gang)
+        if could is None:
+            could = self._could[gang] = self.fleet.could_fit(gang.shape, gang.replicas, gang.topology, READY)
+        return could
 
-    def fits(self, shape: Shape, replicas: int, topology: Topology, ends_at: Instant | None) -> bool:
+    def is_known_full(self, lane: Lane) -> bool:
+        """Return whether it is known already that no job of the lane fits now."""
+        return lane.gang in self._full or (lane.gang in self._tight and lane.length < 0)
+
+    def has_room(self, gang: Gang) -> bool:
+        """Return whether a gang fits now in what is free, reserved or not, if slots here have what it asks for."""
+        if gang in self._full:
+            return False
+        if self._suits(gang.shape.resources) and self.floor.can_fit(gang.shape, gang.replicas, gang.topology):
+            return True
+        self._full.add(gang)
+        return False
+
+    def _suits(self, asked: Resources) -> bool:
+        slot = self.pool.flavor.slot
+        return all(
+            each or not want
+            for want, each in (
+                (asked.cpu_milli, slot.cpu_milli),
+                (asked.memory_bytes, slot.memory_bytes),
+                (asked.gpu_milli, slot.gpu_milli),
+            )
+        )
+
+    def fits(self, gang: Gang, ends_at: Instant | None) -> bool:
         """Return whether a gang fits now.
 
         Args:
             ends_at: when the job is expected to end; None = unknown: then it must not touch what is reserved.
         """
-        short = self._is_short(ends_at)
-        if (shape, replicas, topology, short) in self._tight:
+        if gang in self._full:
             return False
-        if self._view(short).can_fit(shape, replicas, topology):
+        is_short = self._is_short(ends_at)
+        if not is_short and gang in self._tight:
+            return False
+        floor = self._view(is_short)
+        if floor.can_fit(gang.shape, gang.replicas, gang.topology):
             return True
-        self._tight.add((shape, replicas, topology, short))
+        (self._full if floor is self._floor else self._tight).add(gang)
         return False
 
     def place(
@@ -190,25 +222,33 @@ class Stock:
         """Let a queue hold so much more."""
         for name, amount in bubble(self.tree, queue, slots, self.used):
             self._used[name] = self.used(name) + amount
+            self._overs.pop(name, None)
         self._available.clear()
+
+    def over(self, queue: QueueName) -> int:
+        """Return what the queue holds above its quota; below zero: what it has left."""
+        over = self._overs.get(queue)
+        if over is None:
+            over = self._overs[queue] = self.used(queue) - self.tree[queue].subtree
+        return over
 
     def reserve(self, reservation: Reservation, room: Floor) -> None:
         """Keep room for a job.
 
         Args:
-            room: what will be free when it starts, the job itself left out.
+            room: what will be free when it starts, with the job itself on it.
         """
-        if reservation.is_claim:
-            self._restrict(self.floor, reservation, room)
-        self._restrict(self._own_spare(), reservation, room)
+        nodes = sorted({placement.node for placement in reservation.placements})
+        floors = [self.floor] if reservation.is_claim else [self._own_spare()]
+        if reservation.is_claim and self._spare is not None:
+            floors.append(self._spare)
+        for floor in floors:
+            for node in nodes:
+                floor.restrict(node, *room.free_of(node))
         self.reservations.append(reservation)
-        self._tight.clear()
-
-    def _restrict(self, floor: Floor, reservation: Reservation, room: Floor) -> None:
-        after = room.copy()
-        after.take(reservation.placements)
-        for node in sorted({placement.node for placement in reservation.placements}):
-            floor.restrict(node, *after.free_of(node))
+        if not reservation.is_claim:
+            starts = [r.starts_at for r in self.reservations if not r.is_claim]
+            self._needed_at = None if None in starts else min(start for start in starts if start is not None)
 
     def _own_spare(self) -> Floor:
         if self._spare is None:
@@ -221,8 +261,9 @@ class Stock:
 
     def _is_short(self, ends_at: Instant | None) -> bool:
         """Return whether a job is gone before any reservation starts."""
-        starts = [reservation.starts_at for reservation in self.reservations]
-        return all(ends_at is not None and start is not None and ends_at <= start for start in starts)
+        if self._spare is None:
+            return True
+        return ends_at is not None and self._needed_at is not None and ends_at <= self._needed_at
 
     def expected_ends(self, most: int) -> Iterable[tuple[Instant, tuple[Placement, ...]]]:
         """Return who is expected to end first, and what that frees, at most so many, in order of time."""
@@ -246,32 +287,34 @@ class Cycle:
         self.snapshot = snapshot
         self.policy = policy
         self.now = now
-        self._stocks: dict[PoolName, Stock] = {}
+        self._stocks = {name: Stock(snapshot, pool, now) for name, pool in sorted(snapshot.pools.items())}
+        self.stocks = tuple(self._stocks.values())  # of all pools, by name
         self._eligible: dict[Lane, tuple[Stock, ...]] = {}
+        self._full: set[Gang] = set()
 
-    def stock(self, pool: Pool) -> Stock:
+    def stock(self, pool: PoolName) -> Stock:
         """Return what is left of a pool."""
-        stock = self._stocks.get(pool.name)
-        if stock is None:
-            stock = self._stocks[pool.name] = Stock(self.snapshot, pool, self.now)
-        return stock
-
-    @property
-    def stocks(self) -> tuple[Stock, ...]:
-        """The pools that were looked at, by name."""
-        return tuple(stock for _, stock in sorted(self._stocks.items()))
+        return self._stocks[pool]
 
     def eligible(self, lane: Lane) -> tuple[Stock, ...]:
         """Return the pools that jobs of the lane may use, best first."""
         stocks = self._eligible.get(lane)
         if stocks is None:
-            pools = eligible_pools(self.snapshot.pools, lane)
-            stocks = self._eligible[lane] = tuple(self.stock(pool) for pool in pools)
+            pools = self.snapshot.routes[lane]
+            stocks = self._eligible[lane] = tuple(self._stocks[pool.name] for pool in pools)
         return stocks
 
-    def ends_at(self, job: Job) -> Instant | None:
+    def is_full_for(self, gang: Gang) -> bool:
+        """Return whether the gang fits nowhere now, whoever asks; it will not in this plan."""
+        if gang not in self._full:
+            if any(stock.has_room(gang) for stock in self.stocks):
+                return False
+            self._full.add(gang)
+        return True
+
+    def ends_at(self, job: Job, lane: Lane) -> Instant | None:
         """Return when the job is expected to end if it starts now; None = unknown."""
-        left = self.snapshot.remaining_ms(job)
+        left = self.snapshot.remaining_ms(job) if lane.length >= 0 else None
         return None if left is None else self.now + left
 
     def running_ms(self, job: Job) -> int | None:
@@ -283,29 +326,39 @@ class Cycle:
         begin = begin_of(live)
         return until(begin, max(1, ending[1] - begin), self.now) - self.now
 
-    def refusal(self, job: Job, lane: Lane, stock: Stock, least: int) -> Refused | None:
-        """Return why the job cannot start in the pool now with at least so many replicas; None if it can."""
-        name, shape, queue = stock.pool.name, lane.shape, job.spec.queue
+    def refusal(self, job: Job, lane: Lane, stock: Stock, gang: Gang | None = None) -> Refused | None:
+        """Return why the job cannot start in the pool now; None if it can.
+
+        Args:
+            gang: how much of it; None = the least that it can start with.
+        """
+        name, queue = stock.pool.name, job.spec.queue
+        gang = gang or lane.gang
         if stock.is_lost:
             return Refused(WaitReason.RUNNER_UNREACHABLE, name, is_hopeless=True)
-        slots = stock.slots_of(shape.resources) * least
+        slots = stock.slots_of(lane.asked) * gang.replicas
         if slots > stock.potential(queue):
             return Refused(WaitReason.EXCEEDS_MAX_QUOTA, name, is_hopeless=True)
-        if not stock.could_fit(shape, least, lane.topology):
+        if not stock.could_fit(gang):
             return Refused(WaitReason.GANG_DOES_NOT_FIT, name, is_hopeless=True)
         if slots > stock.available(queue):
             return Refused(WaitReason.WAITING_FOR_QUOTA, name)
-        if not stock.fits(shape, least, lane.topology, self.ends_at(job)):
+        if not stock.fits(gang, self.ends_at(job, lane)):
             return Refused(WaitReason.GANG_DOES_NOT_FIT, name)
         return None
 
-    def try_pool(self, job: Job, lane: Lane, stock: Stock, *, least: int) -> Fit | Refused:
-        """Return where in the pool the job starts now, with as many replicas as can be, or why it cannot."""
-        if (refused := self.refusal(job, lane, stock, least)) is not None:
+    def try_pool(self, job: Job, lane: Lane, stock: Stock, gang: Gang | None = None) -> Fit | Refused:
+        """Return where in the pool the job starts now, with as many replicas as can be, or why it cannot.
+
+        Args:
+            gang: the least that it may start with; None = the least that it can.
+        """
+        if (refused := self.refusal(job, lane, stock, gang)) is not None:
             return refused
+        least = (gang or lane.gang).replicas
         shape, each = lane.shape, stock.slots_of(lane.asked)
         most = job.spec.replicas if each == 0 else min(job.spec.replicas, stock.available(job.spec.queue) // each)
-        placements = stock.place(shape, least, most, lane.topology, self.ends_at(job))
+        placements = stock.place(shape, least, most, lane.topology, self.ends_at(job, lane))
         return Fit(Allocation(stock.pool.name, each * len(placements), placements))
 
 

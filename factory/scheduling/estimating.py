@@ -3,9 +3,10 @@
 Rules (docs/adr/0011)
     E1  Jobs are alike if tenant, what they run, and size are the same. Of each kind the last 32 that succeeded count.
     E2  Without a declaration the estimate is the third quartile of their run times, from three of them on.
-    E3  A declaration is corrected upwards by the third quartile of (run time / declared), from three on: who understates
-        to be filled into gaps is filled in as what his jobs really take. It is never corrected downwards.
-    E4  An attempt never runs longer than its `timeout_s`: that bounds every estimate, and is one where there is no other.
+    E3  A declaration is corrected upwards by the third quartile of (run time / declared), from three on: who
+        understates to be filled into gaps is filled in as what the jobs really take. It is never corrected downwards.
+    E4  An attempt never runs longer than its `timeout_s`: that bounds every estimate, and is the estimate where
+        there is no other.
     E5  What a job did before its last checkpoint it need not do again; the rest of a stopped attempt it must.
     E6  An attempt that has outrun its estimate is expected to take twice as long, again and again.
 
@@ -117,7 +118,7 @@ def progress_ms(job: Job) -> int:
 
 
 def remaining_ms(job: Job, times: RunTimes) -> int | None:
-    """Return how long the job's next attempt, or the present one from its start, is expected to take; None = unknown."""
+    """Return how long the job's next attempt, or the present one in all, is expected to take; None = unknown."""
     spec = job.spec
     whole = times.typical_ms
     if spec.estimate_s is not None:

@@ -117,7 +117,7 @@ def why_in(planning: Planning, job: Job, now: Instant) -> _Why:
         text = "fits now, but the plan before it was full; the next plan decides"
         return waiting(WaitReason.PENDING_EVALUATION, text), now, ()
     told = sorted(refused, key=lambda r: (r.is_hopeless, precedence(r.reason)))[0]
-    stock = planning.cycle.stock(snapshot.pools[told.pool])
+    stock = planning.cycle.stock(told.pool)
     tell = _Teller(planning, job, lane, stock, now)
     return tell.sentence(told), tell.expected_start(), tuple(tell.helps(told, stocks))
 
@@ -127,8 +127,8 @@ def _late(planning: Planning, job: Job, lane: Lane, stocks: tuple[Stock, ...]) -
     walk = planning.lines.get(planning.snapshot.places[job.id].line)
     refused: list[Refused] = []
     for stock in stocks:
-        held = None if walk is None else walk.holder(stock, job)
-        why = held or planning.cycle.refusal(job, lane, stock, lane.least)
+        held = None if walk is None else walk.held(stock, job)
+        why = held or planning.cycle.refusal(job, lane, stock)
         if why is None:
             return ()
         refused.append(why)
@@ -189,10 +189,10 @@ class _Teller:
         for name, pool in sorted(self._snapshot.pools.items()):
             if name in tried or (pool.tenant is not None and pool.tenant != self._job.tenant):
                 continue
-            other = self._planning.cycle.stock(pool)
-            free_lane = lane._replace(pool="", flavors=(), length=-1)
-            if pool in eligible_pools(self._snapshot.pools, free_lane) and (
-                self._planning.cycle.refusal(self._job, free_lane, other, lane.least) is None
+            other = self._planning.cycle.stock(name)
+            freer = lane_of(replace(spec, pool=None, flavors=()), self._job.tenant)
+            if pool in eligible_pools(self._snapshot.pools, freer) and (
+                self._planning.cycle.refusal(self._job, freer, other) is None
             ):
                 yield f"another flavor: it would fit pool '{name}' ({pool.flavor.name}) now"
         if (start := self.expected_start()) is not None and start - self._now > 4 * 3600 * SECOND:
@@ -294,7 +294,7 @@ class _Teller:
         return waiting(
             WaitReason.HELD_BY_RESERVATION,
             f"it would fit, but room in pool '{self._pool}' is kept for {who}{of}{until}, which must not be starved",
-            "a job that is expected to end before that may start; so would one of a higher priority, or in another pool",
+            "a job that is expected to end before that may start; so would one of higher priority, or in another pool",
             pool=self._pool,
             **numbers,
         )
@@ -351,7 +351,7 @@ class _Teller:
         unused = max(0, level.subtree - stock.used(queue))
         lent = max(0, unused - max(0, min(stock.available(queue), self._free_slots())))
         ends = self._snapshot.ends.get(self._pool)
-        first = next((end for end, _ in ends.keys()), None) if lent and ends is not None else None
+        first = next((end for (end, _), _ in ends.items()), None) if lent and ends is not None else None
         return lent, first
 
     def _free_slots(self) -> int:

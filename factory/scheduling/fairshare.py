@@ -2,8 +2,8 @@
 
 Rules (docs/adr/0009)
     Q1  At each inner queue the child goes first whose head does not borrow: quota comes before what is lent.
-    Q2  Then the child whose share is least *after* its head is admitted. The share is the dominant one: the largest over
-        pools of (usage above quota / slots of the pool), per weight. Weight 0: after all others that hold less.
+    Q2  Then the child whose share is least *after* its head is admitted. The share is the dominant one: the largest
+        over pools of (usage above quota / slots of the pool), per weight. Weight 0: after all others.
     Q3  Then whoever has used least of late per weight (`spending`), then the policy's key, time of submission, id.
     Q4  In a pool whose policy does not share (`fifo`) the policy's key alone decides.
 
@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from heapq import heapify, heappop, heappush
+from math import lcm
 from typing import TypeAlias
 
 from factory.domain.ids import QueueName
@@ -24,9 +25,9 @@ from factory.scheduling.quota import ENDLESS, ROOT, Tree
 from factory.scheduling.spending import weight
 from factory.scheduling.waiting import Line, Turn
 
-__all__ = ["Head", "Tournament", "dominant_share"]
+__all__ = ["Head", "Shares", "Tournament", "dominant_share"]
 
-_Key: TypeAlias = tuple[bool, Fraction | int, int, Turn, Line]
+_Key: TypeAlias = tuple[bool, int, int, Turn, Line]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class Tournament:
     def __init__(self, cycle: Cycle, heads: Iterable[Head]) -> None:
         self._cycle = cycle
         self._spent = _spent_below(cycle)
+        self._shares = Shares(cycle)
         self._heads: dict[QueueName, dict[str, Head]] = {}
         self._heaps: dict[QueueName, list[tuple[_Key, QueueName]]] = {ROOT: []}
         self._keys: dict[QueueName, _Key] = {}  # of the queue among its siblings, as it counts now
@@ -134,43 +136,60 @@ class Tournament:
 
     def _key(self, queue: QueueName, head: Head) -> _Key:
         stock = head.stock
-        if not stock.order.shares:
+        if not stock.order.shares or queue not in stock.tree:
             return False, 0, 0, head.turn, head.line  # rule Q4
-        tree = stock.tree
-        if queue not in tree:
-            return True, 0, 0, head.turn, head.line
-        level = tree[queue]
-        after = stock.used(queue) + head.slots
-        share = dominant_share(self._cycle, queue, stock, head.slots)
-        if not level.weight and share:
-            share = share + ENDLESS
-        return after > level.subtree, share, self._spent.get(queue, 0), head.turn, head.line
+        borrows = stock.over(queue) + head.slots > 0
+        share = self._shares.after(queue, stock, head.slots)
+        return borrows, share, self._spent.get(queue, 0), head.turn, head.line
 
 
-def dominant_share(cycle: Cycle, queue: QueueName, stock: Stock | None = None, slots: int = 0) -> Fraction | int:
-    """Return the queue's largest share over all pools, per weight, if it held `slots` more of one (rule Q2)."""
-    share: Fraction | int = 0
-    for other in cycle.stocks:
-        if queue not in other.tree:
-            continue
-        level = other.tree[queue]
-        over = other.used(queue) + (slots if other is stock else 0) - level.subtree
-        if over > 0:
-            share = max(share, Fraction(over, max(1, other.capacity) * max(1, level.weight)))
-    return share
+class Shares:
+    """The shares of queues, as whole numbers of a unit that divides them all: compared exactly, and fast."""
+
+    def __init__(self, cycle: Cycle) -> None:
+        self._stocks = cycle.stocks
+        weights = {queue.weight for queue in cycle.snapshot.queues.values() if queue.weight}
+        capacities = {stock.capacity for stock in self._stocks if stock.capacity}
+        self.unit = lcm(*weights) * lcm(*capacities)  # that many of the unit are the whole of a pool, at weight 1
+        self._units: dict[tuple[int, int], int] = {}
+
+    def after(self, queue: QueueName, stock: Stock | None = None, slots: int = 0) -> int:
+        """Return the queue's largest share over all pools if it held `slots` more of one (rule Q2)."""
+        share = 0
+        for other in self._stocks:
+            over = other.over(queue) + (slots if other is stock else 0)
+            if over > 0:
+                share = max(share, over * self._unit(other, queue))
+        return share
+
+    def _unit(self, stock: Stock, queue: QueueName) -> int:
+        weight = stock.tree[queue].weight
+        if not weight:
+            return self.unit * ENDLESS
+        key = (stock.capacity, weight)
+        unit = self._units.get(key)
+        if unit is None:
+            unit = self._units[key] = self.unit // (max(1, stock.capacity) * weight)
+        return unit
+
+
+def dominant_share(cycle: Cycle, queue: QueueName) -> Fraction:
+    """Return the queue's largest share over all pools, above its quota, per weight (rule Q2)."""
+    shares = Shares(cycle)
+    return Fraction(shares.after(queue), shares.unit)
 
 
 def _spent_below(cycle: Cycle) -> dict[QueueName, int]:
     """Return what each queue and those below it have used of late, per weight (rule Q3)."""
     snapshot = cycle.snapshot
     now = weight(cycle.now, snapshot.since)
-    own: dict[QueueName, int] = {}
-    for (queue, _), value in snapshot.spent.items():
-        own[queue] = own.get(queue, 0) + value
-    for (queue, _), slots in snapshot.used.items():
-        own[queue] = own.get(queue, 0) + slots * now
     sums: dict[QueueName, int] = {}
-    for queue, value in own.items():
-        for level in snapshot.chain(queue):
-            sums[level.name] = sums.get(level.name, 0) + value
-    return {name: value // max(1, snapshot.queues[name].weight) for name, value in sums.items()}
+    for (queue, _), value in snapshot.spent.items():
+        sums[queue] = sums.get(queue, 0) + value
+    for (queue, _), slots in snapshot.used.items():
+        sums[queue] = sums.get(queue, 0) + slots * now
+    tree = cycle.stocks[0].tree if cycle.stocks else ()
+    for level in tree:  # children come before their parents
+        if level.parent != level.queue and level.queue in sums:
+            sums[level.parent] = sums.get(level.parent, 0) + sums[level.queue]
+    return {level.queue: sums.get(level.queue, 0) // max(1, level.weight) for level in tree}

@@ -57,8 +57,8 @@ def obstacle(snapshot: Snapshot, spec: JobSpec, pool: Pool) -> Waiting | None:
         borrowed = "" if level.borrowing >= ENDLESS else f", {slots(level.borrowing)} of it borrowed at most"
         return waiting(
             WaitReason.EXCEEDS_MAX_QUOTA,
-            f"needs {described(spec.resources, least, needed)} in pool '{pool.name}', but queue '{spec.queue}' may never "
-            f"hold more than {slots(max(0, most))} there ({slots(level.subtree)} nominal{borrowed})",
+            f"needs {described(spec.resources, least, needed)} in pool '{pool.name}', but queue '{spec.queue}' may "
+            f"never hold more than {slots(max(0, most))} there ({slots(level.subtree)} nominal{borrowed})",
             "ask for less, or ask an operator for more quota (see: factory queues)",
             pool=pool.name,
             queue=spec.queue,

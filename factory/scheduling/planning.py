@@ -12,7 +12,8 @@ Rules (docs/adr/0009; whose turn it is: `fairshare`; who makes room: `preempting
         only if they are expected to end before it can start.
     P6  A gang starts whole, or with as many replicas as fit, but never fewer than `min_replicas`. Whole in any of its
         pools comes before fewer in the best of them; both come before preempting.
-    P7  A job that backs off is passed over until its time. Nothing goes over a quota, a node or a device.
+    P7  Victims are looked for only for the first job of a queue that may hope; behind it others are filled in.
+    P8  A job that backs off is passed over until its time. Nothing goes over a quota, a node or a device.
 
 Each decision changes what is left for the next. What asks for the very same is tried once in a plan (a lane, see
 `waiting`), but the head of a queue is always tried. `explain` tells anyone's reason with its numbers.
@@ -24,23 +25,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from heapq import heapify, heappop, heapreplace
 from typing import TypeAlias
-from zlib import crc32
 
 from factory.domain.ids import AttemptId, JobId, PoolName, RunnerId
 from factory.domain.jobs import Allocation, Job, WaitReason
-from factory.domain.time import SECOND, Instant
+from factory.domain.time import Instant
 from factory.scheduling.cycle import Cycle, Fit, Policy, Refused, Reservation, Stock
 from factory.scheduling.fairshare import Head, Tournament
-from factory.scheduling.preempting import Preemption, search
+from factory.scheduling.preempting import Preemption, Search
 from factory.scheduling.reasons import precedence
-from factory.scheduling.reserving import claim_of, quota_opens_at, reserve
+from factory.scheduling.reserving import Claims, quota_opens_at, reserve
 from factory.scheduling.snapshot import Snapshot
-from factory.scheduling.waiting import Lane, Line, Place, Turn, Waitlist, is_sound
+from factory.scheduling.waiting import Lane, Line, Place, Turn, Waitlist, gang_of
 
 __all__ = ["Admit", "Decision", "Plan", "Planning", "Policy", "Preempt", "plan"]
-
-_ROUNDS = 64  # seconds within which everybody's victims are looked for, however many jobs there are
-_STEPS = 64  # jobs of dropped lanes that are stepped over one by one, before lanes are looked at instead
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,29 +89,26 @@ class Planning:
         self.decisions: list[Decision] = []
         self.refused: dict[JobId, tuple[Refused, ...]] = {}
         self.preempting: dict[JobId, Preemption] = {}  # by preemptor, of this plan
-        self.lines: dict[Line, _Walk] = {}
+        self.lines: dict[Line, Walk] = {}
         self._dealt_with: set[JobId] = set()  # before the turns began
+        self._victims = {stock.pool.name: Search(self.cycle, stock) for stock in self.cycle.stocks}
 
     def run(self) -> None:
         """Decide."""
         self._honour_claims()
-        walks = {
-            line: _Walk(self.cycle, line, waitlist, self._is_open) for line, waitlist in self.snapshot.waiting.items()
-        }
-        self.lines = walks
-        self._keep_room(walks)
-        heads = {line: head for line, walk in walks.items() if (head := walk.head()) is not None}
-        turns = Tournament(self.cycle, heads.values())
+        lines = self.snapshot.waiting.items()
+        self.lines = {line: Walk(self.cycle, line, waitlist, self._is_open) for line, waitlist in lines}
+        self._keep_room()
+        heads = [head for walk in self.lines.values() if (head := walk.head()) is not None]
+        turns = Tournament(self.cycle, heads)
         while (head := turns.first()) is not None and len(self.decisions) < self.policy.max_decisions:
-            walk = walks[head.line]
-            self._try(walk)
+            walk = self.lines[head.line]
+            self._serve(walk)
             turns.replace(head.line, walk.head())
 
     def result(self) -> Plan:
         """Return what was decided."""
-        waiting = [
-            (id, min((r.reason for r in refused), key=precedence)) for id, refused in self.refused.items() if refused
-        ]
+        waiting = [(id, min((r.reason for r in why), key=precedence)) for id, why in self.refused.items() if why]
         return Plan(tuple(self.decisions), tuple(sorted(waiting)), self._wake_at())
 
     def admitted(self, id: JobId) -> Admit | None:
@@ -125,132 +119,112 @@ class Planning:
         """Whether the job may be tried: it does not back off, and was not dealt with before the turns began."""
         return self._may_start(job) and job.id not in self._dealt_with
 
-    def _honour_claims(self) -> None:
-        """Rules P1 and P3."""
-        claims = [
-            (place.turn, place.lane, id)
-            for id in self.snapshot.claims
-            if (place := self.snapshot.places.get(id)) is not None
-        ]
-        for turn, lane, id in sorted(claims):
-            job = self.snapshot.jobs[id]
-            claim = claim_of(self.cycle, job)
-            if claim is None or not self._may_start(job):
-                continue
-            for stock in self.cycle.eligible(lane):
-                if stock.pool.name not in claim.pools:
-                    continue
-                found = self.cycle.try_pool(job, lane, stock, least=lane.least)
-                if isinstance(found, Fit):
-                    self._admit(job, found.allocation)
-                    self._dealt_with.add(id)
-                elif claim.is_open and claim.keep(self.cycle, job, lane, stock):
-                    self.refused[id] = (Refused(WaitReason.WAITING_FOR_PREEMPTION, stock.pool.name),)
-                    self._dealt_with.add(id)
-                break
-
     def _may_start(self, job: Job) -> bool:
         return job.not_before is None or job.not_before <= self.now
 
-    def _keep_room(self, walks: dict[Line, _Walk]) -> None:
-        """Rule P2 where it is age that decides: before anybody's turn, so that nobody takes the room first."""
-        heads = [(walk.aged(), line, walk) for line, walk in walks.items()]
-        for _, _, walk in sorted((entry for entry in heads if entry[0] is not None), key=lambda entry: entry[:2]):
-            place = walk.place()
-            if place is None:
-                continue
+    def _honour_claims(self) -> None:
+        """Rules P1 and P3."""
+        claims = Claims(self.cycle)
+        for place in claims.places:
             job = self.snapshot.jobs[place.turn[2]]
+            if not self._may_start(job):
+                continue
+            for stock in claims.pools(job.id):
+                found = self.cycle.try_pool(job, place.lane, stock)
+                if isinstance(found, Fit):
+                    self._admit(job, found.allocation)
+                    self._dealt_with.add(job.id)
+                    break
+                if claims.keep(job, place.lane, stock):
+                    self.refused[job.id] = (Refused(WaitReason.WAITING_FOR_PREEMPTION, stock.pool.name),)
+                    self._dealt_with.add(job.id)
+                    break
+
+    def _keep_room(self) -> None:
+        """Rule P2 where it is age that decides: before anybody's turn, so that nobody takes the room first."""
+        open_pools = {s.pool.name for s in self.cycle.stocks if s.order.keeps_for_oldest and s.fleet.nodes}
+        places = [(place.turn, line, place) for line, walk in self.lines.items() if (place := walk.place) is not None]
+        for turn, _, place in sorted(places, key=lambda entry: entry[:2]):
+            if not open_pools:
+                return
+            job = self.snapshot.jobs[turn[2]]
             for stock in self.cycle.eligible(place.lane):
-                if not stock.order.keeps_for_oldest or stock.reservations:
+                if stock.pool.name not in open_pools:
                     continue
-                why = self.cycle.refusal(job, place.lane, stock, place.lane.least)
+                why = self.cycle.refusal(job, place.lane, stock)
                 if why is None:
                     break
                 if why.reason is WaitReason.GANG_DOES_NOT_FIT and not why.is_hopeless:
                     reserve(self.cycle, job, place.lane, stock)
+                    open_pools.discard(stock.pool.name)
                     break
 
-    def _try(self, walk: _Walk) -> None:
-        """Try the next job of a line, and step behind it."""
-        place = walk.place()
-        if place is None:  # pragma: no cover - a line without a head has no turn
-            return
-        job, lane = self.snapshot.jobs[place.turn[2]], place.lane
-        fit, refused = self._find(walk, job, lane)
-        if fit is not None:
-            self._admit(job, fit)
-            walk.step()
-            return
-        preemption = self._preempt(job, place, refused)
-        if preemption is not None:
-            self.refused[job.id] = (Refused(WaitReason.WAITING_FOR_PREEMPTION, preemption.allocation.pool),)
-            walk.step()
-            return
-        self.refused[job.id] = refused
-        for why in refused:
-            stock = self.cycle.stock(self.snapshot.pools[why.pool])
-            if why.is_hopeless:
-                continue
-            if why.reason is WaitReason.WAITING_FOR_QUOTA:
-                walk.hold(stock, job, lane)
-            elif why.reason is WaitReason.GANG_DOES_NOT_FIT and not stock.reservations and stock.order.keeps_room:
-                reserve(self.cycle, job, lane, stock)
-        walk.drop(lane)
+    def _serve(self, walk: Walk) -> None:
+        """Try the jobs of a line in order until one of them gets something; step behind it."""
+        while (place := walk.place) is not None:
+            job, lane = self.snapshot.jobs[place.turn[2]], place.lane
+            fit, refused = self._find(walk, job, lane)
+            if fit is not None:
+                self._admit(job, fit)
+                walk.step()
+                return
+            if walk.is_first and self._preempt(job, place, refused):
+                walk.step()
+                return
+            self.refused[job.id] = refused
+            for why in refused:
+                stock = self.cycle.stock(why.pool)
+                if why.reason is WaitReason.WAITING_FOR_QUOTA:
+                    walk.hold(stock, job, lane)
+                elif why.reason is WaitReason.GANG_DOES_NOT_FIT and not why.is_hopeless and stock.may_reserve:
+                    reserve(self.cycle, job, lane, stock)
+            walk.drop(lane, is_hopeless=all(why.is_hopeless for why in refused))
 
-    def _find(self, walk: _Walk, job: Job, lane: Lane) -> tuple[Allocation | None, tuple[Refused, ...]]:
+    def _find(self, walk: Walk, job: Job, lane: Lane) -> tuple[Allocation | None, tuple[Refused, ...]]:
         """Rule P6: whole in any pool, then smaller in any pool."""
         refused: list[Refused] = []
-        sizes = (job.spec.replicas, lane.least) if lane.least < job.spec.replicas else (lane.least,)
-        for least in sizes:
+        whole = gang_of(lane.shape, lane.replicas, lane.topology)
+        for gang in (whole, lane.gang) if whole is not lane.gang else (whole,):
             refused.clear()
             for stock in self.cycle.eligible(lane):
-                if (holder := walk.holder(stock, job)) is not None:
-                    refused.append(holder)
+                if (held := walk.held(stock, job)) is not None:
+                    refused.append(held)
                     continue
-                found = self.cycle.try_pool(job, lane, stock, least=least)
+                found = self.cycle.try_pool(job, lane, stock, gang)
                 if isinstance(found, Fit):
                     return found.allocation, ()
                 refused.append(found)
         return None, tuple(refused)
 
-    def _preempt(self, job: Job, place: Place, refused: tuple[Refused, ...]) -> Preemption | None:
+    def _preempt(self, job: Job, place: Place, refused: tuple[Refused, ...]) -> bool:
         for why in refused:
             if why.is_hopeless or why.reason not in (WaitReason.WAITING_FOR_QUOTA, WaitReason.GANG_DOES_NOT_FIT):
                 continue
-            stock = self.cycle.stock(self.snapshot.pools[why.pool])
-            if not self._may_search(stock, job):
-                continue
-            stock.searches += 1
-            found = search(self.cycle, job, place.lane, place.turn, stock)
+            found = self._victims[why.pool].find(job, place.lane, place.turn)
             if found is None:
                 continue
+            stock = self.cycle.stock(why.pool)
             for victim in found.victims:
                 live = victim.live_attempt
                 assert live is not None
                 self.decisions.append(Preempt(victim.id, live.id, job.id))
-                stock.stopping.add(victim.id)
             self.preempting[job.id] = found
             kept = Reservation(job.id, job.spec.queue, found.allocation.placements, None, is_claim=True)
             stock.reserve(kept, found.room)
             stock.count(job.spec.queue, found.allocation.slots_milli)
-            return found
-        return None
-
-    def _may_search(self, stock: Stock, job: Job) -> bool:
-        """Bound the work of one plan; those who were not looked at get their turn in plans of other seconds."""
-        if stock.searches < self.policy.searches:
+            self.refused[job.id] = (Refused(WaitReason.WAITING_FOR_PREEMPTION, why.pool),)
             return True
-        return (crc32(job.id.encode()) + self.now // SECOND) % _ROUNDS == 0
+        return False
 
     def _admit(self, job: Job, allocation: Allocation) -> None:
-        pool = self.snapshot.pools[allocation.pool]
-        self.cycle.stock(pool).take(job.spec.queue, allocation, self.cycle.ends_at(job))
-        self.decisions.append(Admit(job.id, allocation, pool.runner))
+        stock = self.cycle.stock(allocation.pool)
+        stock.take(job.spec.queue, allocation, self.cycle.ends_at(job, self.snapshot.places[job.id].lane))
+        self.decisions.append(Admit(job.id, allocation, stock.pool.runner))
         self.refused.pop(job.id, None)
 
     def _wake_at(self) -> Instant | None:
         """Return when time alone makes a difference: a policy's keys change, or somebody may be preempted."""
-        wakes = [stock.quiet_until for stock in self.cycle.stocks if stock.quiet_until is not None]
+        wakes = [search.quiet_until for search in self._victims.values() if search.quiet_until is not None]
         for stock in self.cycle.stocks:
             wakes.extend(_key_changes(self.cycle, stock))
         return min((at for at in wakes if at > self.now), default=None)
@@ -261,54 +235,52 @@ def _key_changes(cycle: Cycle, stock: Stock) -> Iterator[Instant]:
         return
     for (_, pool), holders in cycle.snapshot.holders.items():
         if pool == stock.pool.name:
-            for id in holders.keys():
+            for id, _ in holders.items():
                 if (at := stock.order.changes_at(cycle.snapshot.jobs[id], cycle.now)) is not None:
                     yield at
 
 
-class _Walk:
+class Walk:
     """A line during a plan: the next job that may be tried, lanes that were, and pools whose quota is held."""
 
     def __init__(self, cycle: Cycle, line: Line, waitlist: Waitlist, is_open: IsOpen) -> None:
+        self.place: Place | None = None  # the next job that may be tried
         self._cycle = cycle
         self._line = line
         self._waitlist = waitlist
         self._is_open = is_open
         self._dropped: set[Lane] = set()
-        self._passed = 0
+        self._failed = 0
+        self._has_failed = False
         self._held: dict[PoolName, tuple[JobId, Lane]] = {}
         self._opens: dict[PoolName, Instant | None] = {}
         self._turns: Iterator[tuple[Turn, Lane]] = waitlist.order.items()
-        self._next: tuple[Turn, Lane] | None = None
-        self._is_unknown = line[0] not in cycle.snapshot.queues
-        self.step()
+        if line[0] in cycle.snapshot.queues:
+            self.step()
 
-    def place(self) -> Place | None:
-        """Return the next job that may be tried."""
-        return None if self._next is None else Place(self._line, self._next[1], self._next[0])
-
-    def aged(self) -> Turn | None:
-        """Return the turn of the next job, to compare with others of the same policy."""
-        return None if self._next is None else self._next[0]
+    @property
+    def is_first(self) -> bool:
+        """True until a job of the line was refused that may hope."""
+        return not self._has_failed
 
     def head(self) -> Head | None:
         """Return what decides whose turn it is."""
-        if self._next is None:
+        if self.place is None:
             return None
-        turn, lane = self._next
+        lane = self.place.lane
         stocks = self._cycle.eligible(lane)
         stock = next((stock for stock in stocks if stock.pool.name not in self._held), stocks[0])
-        return Head(self._line, turn, stock, stock.slots_of(lane.asked) * lane.replicas)
+        return Head(self._line, self.place.turn, stock, stock.slots_of(lane.asked) * lane.replicas)
 
-    def holder(self, stock: Stock, job: Job) -> Refused | None:
+    def held(self, stock: Stock, job: Job) -> Refused | None:
         """Rule P5: the refusal, if an earlier job of the line holds the pool's quota against this one."""
         name = stock.pool.name
         if name not in self._held:
             return None
-        holder, lane = self._held[name]
-        ends_at = self._cycle.ends_at(job)
+        ends_at = self._cycle.ends_at(job, self._cycle.snapshot.places[job.id].lane)
         if ends_at is not None:
             if name not in self._opens:
+                lane = self._held[name][1]
                 needed = stock.slots_of(lane.asked) * lane.least
                 self._opens[name] = quota_opens_at(self._cycle, stock, self._line[0], needed)
             opens_at = self._opens[name]
@@ -325,49 +297,48 @@ class _Walk:
         """Let later jobs of the line leave this pool's quota alone."""
         self._held.setdefault(stock.pool.name, (job.id, lane))
 
-    def drop(self, lane: Lane) -> None:
-        """Try no other job of this lane in this plan."""
+    def drop(self, lane: Lane, *, is_hopeless: bool) -> None:
+        """Try no other job of this lane in this plan; go on to the next that may be tried."""
+        assert self.place is not None
         self._dropped.add(lane)
-        self._passed += 1
+        self._failed += 1
+        if not self._has_failed:
+            self._has_failed = not is_hopeless
+            self._turns = self._by_lanes(self.place.turn)
         self.step()
 
     def step(self) -> None:
         """Go on to the next job that may be tried."""
-        self._next = None
-        if self._is_unknown or self._passed > self._cycle.policy.depth:
-            return None
-        skipped = 0
+        self.place = None
+        if self._failed > self._cycle.policy.depth:
+            return
         for turn, lane in self._turns:
-            if lane not in self._dropped and self._can_use(lane):
-                if self._is_open(self._cycle.snapshot.jobs[turn[2]]):
-                    self._next = turn, lane
-                    return None
-                continue
-            skipped += 1
-            if skipped == _STEPS:
-                self._turns = self._by_lanes(turn)
-                return self.step()
-        return None
+            if lane not in self._dropped and self._can_use(lane) and self._is_open(self._cycle.snapshot.jobs[turn[2]]):
+                self.place = Place(self._line, lane, turn)
+                return
 
     def _can_use(self, lane: Lane) -> bool:
+        """Return whether a job of the lane may start, as far as is known without looking at the job."""
         stocks = self._cycle.eligible(lane)
-        if (
-            not stocks
-            or not is_sound(lane)
-            or (lane.length < 0 and all(stock.pool.name in self._held for stock in stocks))
-        ):
-            self._dropped.add(lane)
-            return False
-        return True
+        if stocks and (not self._has_failed or any(self._may_start(stock, lane) for stock in stocks)):
+            return True
+        self._dropped.add(lane)
+        return False
+
+    def _may_start(self, stock: Stock, lane: Lane) -> bool:
+        return not stock.is_known_full(lane) and not (lane.length < 0 and stock.pool.name in self._held)
 
     def _by_lanes(self, after: Turn) -> Iterator[tuple[Turn, Lane]]:
-        """Iterate over the jobs after `after` in lanes that are not dropped yet, in order."""
+        """Iterate over the jobs after `after` in lanes that may be used still, in order."""
         heads: list[tuple[Turn, Lane, Iterator[tuple[Turn, JobId]]]] = []
-        for lane, order in self._waitlist.lanes.items():
-            if lane not in self._dropped:
-                items = order.after(after)
-                if (first := next(items, None)) is not None:
-                    heads.append((first[0], lane, items))
+        for gang, alike in self._waitlist.lanes.items():
+            if self._has_failed and self._cycle.is_full_for(gang):
+                continue
+            for lane, order in alike.items():
+                if lane not in self._dropped and self._can_use(lane):
+                    items = order.after(after)
+                    if (first := next(items, None)) is not None:
+                        heads.append((first[0], lane, items))
         heapify(heads)
         while heads:
             turn, lane, items = heads[0]

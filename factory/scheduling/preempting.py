@@ -21,9 +21,11 @@ within a queue by V3, between queues by V1 and V2.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
+from zlib import crc32
 
 from factory.domain.ids import JobId, QueueName
 from factory.domain.jobs import Allocation, Attempt, EndReason, Job, Placement
@@ -34,7 +36,9 @@ from factory.scheduling.persistent import SortedMap
 from factory.scheduling.quota import ENDLESS, ROOT, available, bubble
 from factory.scheduling.waiting import Lane, Turn
 
-__all__ = ["Preemption", "preemptions", "search"]
+__all__ = ["Preemption", "Search", "preemptions"]
+
+_ROUNDS = 64  # seconds within which everybody's victims are looked for, however many jobs wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,53 +101,130 @@ def preemptions(job: Job) -> int:
     return sum(a.stop is not None and a.stop.reason is EndReason.PREEMPTED for a in job.attempts)
 
 
-def search(cycle: Cycle, job: Job, lane: Lane, turn: Turn, stock: Stock) -> Preemption | None:
-    """Return whom the job may preempt in the pool so that it fits; None if there is nobody, or not enough.
+class Search:
+    """Looks for victims in one pool, for the jobs of one plan. What holds for all of them is found out once."""
 
-    It is meant for a job that cannot start there now; the answer may be that no victim is needed only for a job that
-    can.
-    """
-    asked, queue = lane.shape, job.spec.queue
-    slots = stock.slots_of(asked.resources) * lane.least
-    if not _may_ever(cycle, stock, queue, slots):
-        return None
-    trial = _Trial(stock)
+    def __init__(self, cycle: Cycle, stock: Stock) -> None:
+        self.quiet_until: Instant | None = None  # when somebody who is too young to be preempted no longer is
+        self._cycle = cycle
+        self._stock = stock
+        self._stopping: set[JobId] = set()
+        self._done = 0
+        self._offenders: list[QueueName] | None = None
+        self._of_queues: dict[QueueName, list[_Candidate]] = {}
 
-    def fits() -> bool:
-        return trial.available(queue) >= slots and trial.floor.can_fit(asked, lane.least, lane.topology)
+    def find(self, job: Job, lane: Lane, turn: Turn) -> Preemption | None:
+        """Return whom the job may preempt so that it fits; None if there is nobody, or not enough.
 
-    taken: list[_Candidate] = []
-    for candidate in _candidates(cycle, turn, queue, slots, stock):
-        if fits() or len(taken) >= cycle.policy.max_victims:
-            break
-        if candidate.queue != queue and not _is_legal(cycle, stock, trial, queue, slots, candidate):
-            continue
-        trial.remove(candidate)
-        taken.append(candidate)
-    if not taken or not fits():
-        return None
+        It is meant for a job that cannot start now.
+        """
+        stock, queue = self._stock, job.spec.queue
+        slots = stock.slots_of(lane.asked) * lane.least
+        others = stock.order.reclaims and self._may_reclaim(queue, slots)
+        own = self._of_own_queue(queue, turn)
+        if not (others or own) or not self._may_search(job):
+            return None
+        self._done += 1
+        trial = _Trial(stock)
+
+        def fits() -> bool:
+            return trial.available(queue) >= slots and trial.floor.can_fit(lane.shape, lane.least, lane.topology)
+
+        taken: list[_Candidate] = []
+        is_enough = False
+        for candidate in chain(self._of_others(queue) if others else (), own):
+            if candidate.job.id in self._stopping:
+                continue
+            if candidate.queue != queue and not _is_legal(self._cycle, stock, trial, queue, slots, candidate):
+                continue
+            trial.remove(candidate)
+            taken.append(candidate)
+            is_enough = fits()
+            if is_enough or len(taken) >= self._cycle.policy.max_victims:
+                break
+        if not is_enough:
+            return None
+        victims = _spared(trial, taken, fits)
+        if not victims or not _all_legal(self._cycle, stock, queue, slots, victims):
+            return None
+        placements = trial.floor.place(lane.shape, lane.least, lane.topology)
+        assert placements is not None, "what fits has a place"
+        trial.floor.take(placements)
+        self._stopping.update(victim.job.id for victim in victims)
+        allocation = Allocation(stock.pool.name, slots, placements)
+        return Preemption(tuple(victim.job for victim in victims), allocation, trial.floor)
+
+    def _may_search(self, job: Job) -> bool:
+        """Bound the work of one plan; those who were not looked at get their turn in plans of other seconds."""
+        if self._done < self._cycle.policy.searches:
+            return True
+        return (crc32(job.id.encode()) + self._cycle.now // SECOND) % _ROUNDS == 0
+
+    def _may_reclaim(self, queue: QueueName, slots: int) -> bool:
+        """A quick answer where no victim of another queue can be legal: nobody on its way up borrows from it."""
+        tree, stock = self._stock.tree, self._stock
+        if queue not in tree:
+            return False
+        for level in tree.path(queue)[:-1]:
+            is_within = stock.over(level.queue) + slots <= 0
+            for sibling in tree[level.parent].children:
+                if sibling == level.queue or stock.over(sibling) <= 0:
+                    continue
+                if is_within or _may_share(self._cycle, stock, level.queue, slots, sibling):
+                    return True
+        return False
+
+    def _of_others(self, queue: QueueName) -> Iterator[_Candidate]:
+        """Return the candidates of other queues, in the order of rule V4."""
+        if self._offenders is None:
+            self._offenders = list(_offenders(self._cycle, self._stock))
+        for name in self._offenders:
+            if name == queue:
+                continue
+            if name not in self._of_queues:
+                self._of_queues[name] = self._of_queue(name, None)
+            yield from self._of_queues[name]
+
+    def _of_own_queue(self, queue: QueueName, turn: Turn) -> list[_Candidate]:
+        return self._of_queue(queue, turn)
+
+    def _of_queue(self, queue: QueueName, turn: Turn | None) -> list[_Candidate]:
+        """Return the candidates of one queue, cheapest first; with `turn`, those that yield to it."""
+        cycle, stock = self._cycle, self._stock
+        found: list[tuple[tuple[int, ...], JobId, _Candidate]] = []
+        holders: SortedMap[JobId, int] | None = cycle.snapshot.holders.get((queue, stock.pool.name))
+        for id, _ in holders.items() if holders is not None else ():
+            job = cycle.snapshot.jobs[id]
+            rank: tuple[int, ...] = ()
+            if turn is not None:
+                left = cycle.running_ms(job) if stock.order.is_by_length else None
+                key = stock.order.running(job, left, cycle.now)
+                if not stock.order.yields(turn[0], key):
+                    continue
+                rank = tuple(-part for part in key)
+            live = job.live_attempt
+            if live is None or live.stop is not None or preemptions(job) >= cycle.policy.max_preemptions:
+                continue
+            grown_up = begin_of(live) + cycle.policy.min_runtime_s * SECOND
+            if grown_up > cycle.now:
+                self.quiet_until = grown_up if self.quiet_until is None else min(self.quiet_until, grown_up)
+                continue
+            cost = (job.spec.priority.rank, _work_lost(live, cycle.now), -live.admitted_at)
+            found.append(((*rank, *cost), id, _Candidate(job, live)))
+        found.sort(key=lambda entry: entry[:2])
+        return [candidate for _, _, candidate in found]
+
+
+def _spared(trial: _Trial, taken: list[_Candidate], fits: Callable[[], bool]) -> list[_Candidate]:
+    """Rule V5: return those that must go, in the order in which they were taken."""
     victims: list[_Candidate] = []
-    for candidate in reversed(taken):  # rule V5
+    for candidate in reversed(taken):
         trial.restore(candidate)
         if not fits():
             trial.remove(candidate)
             victims.append(candidate)
     victims.reverse()
-    if not victims or not _all_legal(cycle, stock, queue, slots, victims):
-        return None
-    placements = trial.floor.place(asked, lane.least, lane.topology)
-    if placements is None:  # pragma: no cover - it fits
-        return None
-    allocation = Allocation(stock.pool.name, slots, placements)
-    return Preemption(tuple(victim.job for victim in victims), allocation, trial.floor)
-
-
-def _may_ever(cycle: Cycle, stock: Stock, queue: QueueName, slots: int) -> bool:
-    """A quick answer where no victim could be legal: most jobs that wait, wait for their own queue."""
-    holders = cycle.snapshot.holders.get((queue, stock.pool.name))
-    if holders:
-        return True
-    return stock.order.reclaims and any(_over(stock, level.queue, 0) > 0 for level in stock.tree)
+    return victims
 
 
 def _all_legal(cycle: Cycle, stock: Stock, queue: QueueName, slots: int, victims: list[_Candidate]) -> bool:
@@ -155,60 +236,26 @@ def _all_legal(cycle: Cycle, stock: Stock, queue: QueueName, slots: int, victims
     return True
 
 
-def _candidates(cycle: Cycle, turn: Turn, queue: QueueName, slots: int, stock: Stock) -> Iterator[_Candidate]:
-    """Return who may be looked at, in the order of rule V4."""
-    if stock.order.reclaims:
-        for name in _offenders(cycle, stock, queue):
-            yield from _of_queue(cycle, stock, name, None)
-    yield from _of_queue(cycle, stock, queue, turn)
-
-
-def _of_queue(cycle: Cycle, stock: Stock, queue: QueueName, turn: Turn | None) -> list[_Candidate]:
-    """Return the candidates of one queue, cheapest first; with `turn`, those that yield to it."""
-    found: list[tuple[tuple[object, ...], _Candidate]] = []
-    holders: SortedMap[JobId, int] | None = cycle.snapshot.holders.get((queue, stock.pool.name))
-    for id in holders.keys() if holders is not None else ():
-        job = cycle.snapshot.jobs[id]
-        live = job.live_attempt
-        if live is None or live.stop is not None or id in stock.stopping:
-            continue
-        if preemptions(job) >= cycle.policy.max_preemptions:
-            continue
-        rank = ()
-        if turn is not None:
-            key = stock.order.running(job, cycle.running_ms(job), cycle.now)
-            if not stock.order.yields(turn[0], key):
-                continue
-            rank = tuple(-part for part in key)
-        grown_up = begin_of(live) + cycle.policy.min_runtime_s * SECOND
-        if grown_up > cycle.now:
-            stock.quiet_until = grown_up if stock.quiet_until is None else min(stock.quiet_until, grown_up)
-            continue
-        cost = (job.spec.priority.rank, _work_lost(live, cycle.now), -live.admitted_at, id)
-        found.append(((*rank, *cost), _Candidate(job, live)))
-    found.sort(key=lambda entry: entry[0])  # pyright: ignore[reportArgumentType]  # whole numbers, then an id
-    return [candidate for _, candidate in found]
-
-
 def _work_lost(attempt: Attempt, now: Instant) -> int:
     """Return the slots_milli x milliseconds that would have to be done again."""
     saved = attempt.checkpointed_at if attempt.checkpointed_at is not None else begin_of(attempt)
     return attempt.allocation.slots_milli * max(0, now - saved)
 
 
-def _offenders(cycle: Cycle, stock: Stock, queue: QueueName) -> list[QueueName]:
-    """Return the other queues that hold slots and are, or are below, one that holds more than its quota."""
-    found: list[tuple[Fraction, QueueName]] = []
-    if queue not in stock.tree:
-        return []
-    mine = {level.queue for level in stock.tree.path(queue)}
-    for level in stock.tree:
-        if level.queue == queue or (level.queue, stock.pool.name) not in cycle.snapshot.holders:
+def _offenders(cycle: Cycle, stock: Stock) -> Iterator[QueueName]:
+    """Return the queues that hold slots and are, or are below, one that holds more than its quota, the worst first."""
+    worst: dict[QueueName, Fraction] = {}
+    for level in reversed(tuple(stock.tree)):  # parents come before their children
+        if level.queue == ROOT:
             continue
-        top = _below_common(stock, level.queue, mine)
-        if top is not None and _over(stock, top, 0) > 0:
-            found.append((-_share(stock, top, stock.used(top)), level.queue))
-    return [name for _, name in sorted(found)]
+        share = _share(stock, level.queue, stock.used(level.queue))
+        worst[level.queue] = max(share, worst.get(level.parent, Fraction(0)))
+    found = [
+        (-share, name)
+        for name, share in worst.items()
+        if share > 0 and (name, stock.pool.name) in cycle.snapshot.holders
+    ]
+    return (name for _, name in sorted(found))
 
 
 def _below_common(stock: Stock, queue: QueueName, path: set[QueueName]) -> QueueName | None:
@@ -241,8 +288,11 @@ def _is_legal(cycle: Cycle, stock: Stock, trial: _Trial, queue: QueueName, slots
     return _share(stock, ours, with_job) < _share(stock, theirs, without)
 
 
-def _over(stock: Stock, queue: QueueName, more: int) -> int:
-    return stock.used(queue) + more - stock.tree[queue].subtree if queue != ROOT else 0
+def _may_share(cycle: Cycle, stock: Stock, ours: QueueName, slots: int, theirs: QueueName) -> bool:
+    """Return whether rule V2 may hold for some victim: it can only if the shares differ as things stand."""
+    if not (cycle.policy.preempts_for_share and stock.tree.is_bounded):
+        return False
+    return _share(stock, ours, stock.used(ours) + slots) < _share(stock, theirs, stock.used(theirs))
 
 
 def _share(stock: Stock, queue: QueueName, used: int) -> Fraction:

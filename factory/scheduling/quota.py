@@ -95,6 +95,7 @@ class Tree:
         return queue in self._levels
 
     def __iter__(self) -> Iterator[Level]:
+        """Iterate over all levels, children before their parents, the root last."""
         return iter(self._levels.values())
 
     def path(self, queue: QueueName) -> tuple[Level, ...]:

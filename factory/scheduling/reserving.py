@@ -1,18 +1,18 @@
 """Room that is kept: for a gang that must not be starved, for a preemptor, and when a quota opens.
 
 The start of a reservation is worked out on the vectors of nodes, not on counts: the first moment at which the expected
-ends of running jobs leave room for the whole gang (EASY backfilling; Lifka 1995). Where ends are not known it is kept on
-the nodes that are the freest already, which makes them freer still.
+ends of running jobs leave room for the whole gang (EASY backfilling; Lifka 1995). Where ends are not known it is kept
+on the nodes that are the freest already, which makes them freer still.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import numpy as np
 
 from factory.domain.ids import JobId, PoolName, QueueName
-from factory.domain.jobs import Job, Placement, Topology
+from factory.domain.jobs import Attempt, Job, Placement, Topology
 from factory.domain.time import Instant
 from factory.scheduling.cycle import READY, Cycle, Reservation, Stock
 from factory.scheduling.devices import grant
@@ -20,9 +20,9 @@ from factory.scheduling.fleet import WHOLE, Fleet, kind_of
 from factory.scheduling.floor import Floor
 from factory.scheduling.holding import load_of
 from factory.scheduling.quota import available, bubble
-from factory.scheduling.waiting import Lane
+from factory.scheduling.waiting import Lane, Place
 
-__all__ = ["Claim", "claim_of", "quota_opens_at", "reserve"]
+__all__ = ["Claims", "quota_opens_at", "reserve"]
 
 _BATCH = 16
 
@@ -34,11 +34,13 @@ def reserve(cycle: Cycle, job: Job, lane: Lane, stock: Stock) -> None:
         starts_at, room = found
         placements = room.place(lane.shape, lane.least, lane.topology)
         if placements is not None:
+            room.take(placements)
             stock.reserve(Reservation(job.id, job.spec.queue, placements, starts_at, is_claim=False), room)
             return
     room = Floor(_idle(cycle, stock), stock.floor.typical)
     placements = _on_freest(lane, stock)
     if placements:
+        room.take(placements)
         stock.reserve(Reservation(job.id, job.spec.queue, placements, None, is_claim=False), room)
 
 
@@ -94,7 +96,7 @@ def _on_freest(lane: Lane, stock: Stock) -> tuple[Placement, ...]:
         for room, row in members:
             node = fleet.nodes[row]
             count = min(room, missing)
-            for shares in grant((WHOLE,) * node.devices, lane.gpu_milli, count):
+            for shares in grant((WHOLE,) * node.devices, lane.asked.gpu_milli, count):
                 placements.append(Placement(len(placements), node.id, lane.asked, shares))
             missing -= count
             if not missing:
@@ -102,50 +104,58 @@ def _on_freest(lane: Lane, stock: Stock) -> tuple[Placement, ...]:
     return ()
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What others were preempted for a job that has not started yet."""
+class Claims:
+    """What others were preempted for jobs that have not started yet."""
 
-    leaving: tuple[Job, ...]  # victims whose attempts have not ended
-    pools: frozenset[PoolName]
-    slots: int  # that those who are leaving still hold
+    def __init__(self, cycle: Cycle) -> None:
+        self._cycle = cycle
+        self._rooms: dict[PoolName, Floor] = {}  # what is free when all victims are gone, less what is kept of it
+        self._victims: dict[JobId, list[Attempt]] = {}  # by preemptor
+        places: list[Place] = []
+        for id in cycle.snapshot.claims:
+            place = cycle.snapshot.places.get(id)
+            if place is not None and (victims := list(self._of(cycle.snapshot.jobs[id]))):
+                places.append(place)
+                self._victims[id] = victims
+        self.places = sorted(places, key=lambda place: (place.turn, place.line))  # of the preemptors, first one first
 
-    @property
-    def is_open(self) -> bool:
-        """True while a victim still holds what it shall give."""
-        return bool(self.leaving)
+    def pools(self, id: JobId) -> tuple[Stock, ...]:
+        """Return the pools in which others were preempted for the job."""
+        return tuple(self._cycle.stock(pool) for pool in sorted({v.allocation.pool for v in self._victims[id]}))
 
-    def keep(self, cycle: Cycle, job: Job, lane: Lane, stock: Stock) -> bool:
-        """Keep what is being freed; False if the job would not fit even then."""
-        room = stock.floor.copy()
-        for victim in self.leaving:
-            live = victim.live_attempt
-            if live is not None and live.allocation.pool == stock.pool.name:
-                room.give(live.allocation.placements)
+    def keep(self, job: Job, lane: Lane, stock: Stock) -> bool:
+        """Keep what is being freed; False if nothing is any more, or the job would not fit even then."""
+        leaving = [v for v in self._victims[job.id] if v.ended_at is None and v.allocation.pool == stock.pool.name]
+        if not leaving:
+            return False
+        room = self._room(stock)
         placements = room.place(lane.shape, lane.least, lane.topology)
         if placements is None:
             return False
+        room.take(placements)
         stock.reserve(Reservation(job.id, job.spec.queue, placements, None, is_claim=True), room)
-        stock.count(job.spec.queue, max(0, stock.slots_of(lane.asked) * lane.least - self.slots))
+        held = sum(attempt.allocation.slots_milli for attempt in leaving)
+        stock.count(job.spec.queue, max(0, stock.slots_of(lane.asked) * lane.least - held))
         return True
 
+    def _of(self, job: Job) -> Iterator[Attempt]:
+        """Return the attempts that were stopped for the job since its own last attempt."""
+        since = job.attempts[-1].ended_at if job.attempts else None
+        for id in self._cycle.snapshot.claims[job.id]:
+            last = self._cycle.snapshot.jobs[id].attempts[-1]
+            in_pool = last.allocation.pool in self._cycle.snapshot.pools
+            if in_pool and last.stop is not None and (since is None or last.stop.at >= since):
+                yield last
 
-def claim_of(cycle: Cycle, job: Job) -> Claim | None:
-    """Return what was preempted for the job since its own last attempt; None = nothing."""
-    since = job.attempts[-1].ended_at if job.attempts else None
-    leaving: list[Job] = []
-    pools: set[PoolName] = set()
-    slots = 0
-    for id in cycle.snapshot.claims.get(job.id, ()):
-        victim = cycle.snapshot.jobs[id]
-        last = victim.attempts[-1]
-        if last.stop is None or (since is not None and last.stop.at < since):
-            continue
-        pools.add(last.allocation.pool)
-        if victim.live_attempt is not None:
-            leaving.append(victim)
-            slots += last.allocation.slots_milli
-    return Claim(tuple(leaving), frozenset(pools), slots) if pools else None
+    def _room(self, stock: Stock) -> Floor:
+        room = self._rooms.get(stock.pool.name)
+        if room is None:
+            room = self._rooms[stock.pool.name] = stock.floor.copy()
+            for victims in self._victims.values():
+                for victim in victims:
+                    if victim.ended_at is None and victim.allocation.pool == stock.pool.name:
+                        room.give(victim.allocation.placements)
+        return room
 
 
 def quota_opens_at(cycle: Cycle, stock: Stock, queue: QueueName, slots: int) -> Instant | None:

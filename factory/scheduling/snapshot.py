@@ -2,8 +2,8 @@
 
 A snapshot is a persistent value. `build` is O(n) but for sorting; `evolve` costs O(log n) a change, shares all else
 with the snapshot it came from, and leaves that one valid. Both give the same indices: `plan(evolve(s, c)) ==
-plan(build(rows after c))`. Rare changes cost more: a queue's row makes its tree again, another policy of a pool lines up
-again all who wait, and a lesson about run times all jobs of that kind.
+plan(build(rows after c))`. Rare changes cost more: a queue's row makes its tree again, another policy of a pool lines
+up again all who wait, and a lesson about run times all jobs of that kind.
 
 Slots of a live attempt are held, whatever its state: only proof of death frees them (DESIGN §2).
 """
@@ -48,11 +48,10 @@ from factory.scheduling.quota import Tree, bubble
 from factory.scheduling.spending import HALF_LIFE_S, spent
 from factory.scheduling.waiting import (
     NOBODY,
-    Lane,
     Line,
     Place,
+    Routes,
     Waitlist,
-    eligible_pools,
     lane_of,
     policy_of,
     shape_of,
@@ -116,6 +115,7 @@ class Snapshot:
     holdings: Trie[NodeId, Holding]
     fleets: Trie[PoolName, Fleet]  # of every pool that has nodes
     trees: Trees
+    routes: Routes
     used: Trie[Account, int]  # slots_milli held by the queue's own jobs; no zeros
     tree_used: Trie[Account, int]  # U of `quota`, with the pool itself under `ROOT`; no zeros
     holders: Trie[Account, SortedMap[JobId, int]]  # who holds how many slots_milli
@@ -213,7 +213,7 @@ def _build(rows: Rows) -> Snapshot:
     nodes = {node.id: node for node in rows.nodes}
     since = rows.since if rows.since is not None else _since(rows.jobs)
     runs = _runs(rows)
-    lines = _Lines(pools)
+    routes = Routes(pools)
     held: dict[NodeId, Holding | None] = {}
     used: Counter[Account] = Counter()
     accounts: Counter[Account] = Counter()
@@ -234,7 +234,7 @@ def _build(rows: Rows) -> Snapshot:
         times = runs.get(kind, UNKNOWN)
         members.setdefault(kind, {})[job.id] = None
         shapes[shape_of(job.spec)] += job.spec.replicas
-        if (place := lines.place(job, times)) is not None:
+        if (place := _place_of(job, times, routes)) is not None:
             places[job.id] = place
         if not job.attempts:
             continue
@@ -268,6 +268,7 @@ def _build(rows: Rows) -> Snapshot:
         holdings=Trie(holdings),
         fleets=Trie({pool: Fleet.build(members_) for pool, members_ in loads.items()}),
         trees=trees,
+        routes=routes,
         used=Trie(own),
         tree_used=_summed(trees, own),
         holders=Trie({account: sorted_map(jobs_) for account, jobs_ in holders.items()}),
@@ -284,22 +285,13 @@ def _build(rows: Rows) -> Snapshot:
     )
 
 
-class _Lines:
-    """Finds the line that a job waits in; what is known of a lane's pools is kept."""
-
-    def __init__(self, pools: Trie[PoolName, Pool]) -> None:
-        self._pools = pools
-        self._policies: dict[Lane, str] = {}
-
-    def place(self, job: Job, times: RunTimes) -> Place | None:
-        """Return where the job waits; None if it is no candidate."""
-        if not waits(job):
-            return None
-        lane = lane_of(job.spec, job.tenant, remaining_ms(job, times))
-        policy = self._policies.get(lane)
-        if policy is None:
-            policy = self._policies[lane] = policy_of(eligible_pools(self._pools, lane))
-        return Place((job.spec.queue, policy), lane, turn_of(job, policy, times))
+def _place_of(job: Job, times: RunTimes, routes: Routes) -> Place | None:
+    """Return where the job waits; None if it is no candidate."""
+    if not waits(job):
+        return None
+    lane = lane_of(job.spec, job.tenant, remaining_ms(job, times))
+    policy = policy_of(routes[lane])
+    return Place((job.spec.queue, policy), lane, turn_of(job, policy, times))
 
 
 class _Draft:
@@ -326,18 +318,20 @@ class _Draft:
         self._runs = base.runs
         self._members = base.members
         self._spent = base.spent
-        self._lines = _Lines(base.pools)
+        self._routes = base.routes
         self._touched: set[NodeId] = set()
         self._taught: set[Kind] = set()
         self._tree_changed = False
         self._pools_changed = False
+        self._offers_changed = False
 
     def apply(self, change: Change) -> None:
         match change:
             case PoolChanged(name, pool):
                 old = self._pools.get(name)
                 self._pools = _put(self._pools, name, pool)
-                self._pools_changed |= old is None or pool is None or _offer(old) != _offer(pool)
+                self._pools_changed |= old != pool
+                self._offers_changed |= old is None or pool is None or _offer(old) != _offer(pool)
             case RunnerChanged(id, runner):
                 self._runners = _put(self._runners, id, runner)
             case NodeChanged(id, node):
@@ -353,7 +347,8 @@ class _Draft:
 
     def finish(self) -> Snapshot:
         if self._pools_changed:
-            self._lines = _Lines(self._pools)
+            self._routes = Routes(self._pools)
+        if self._offers_changed:
             self._line_up(sorted(self._places))
         for kind in sorted(self._taught):
             self._line_up(sorted(self._members.get(kind, Trie[JobId, None]())))
@@ -369,6 +364,7 @@ class _Draft:
             holdings=self._holdings,
             fleets=self._settled_fleets(),
             trees=self._trees,
+            routes=self._routes,
             used=self._used,
             tree_used=self._tree_used,
             holders=self._holders,
@@ -393,7 +389,7 @@ class _Draft:
             self._learn(job)
         if _attempts(old) is not _attempts(job) or job is None:
             self._change_attempts(old, job, new)
-        self._put_place(id, None if new is None else self._lines.place(new, self._times(new)))
+        self._put_place(id, None if new is None else _place_of(new, self._times(new), self._routes))
         self._put_ending(id, None if new is None else ending_of(new, self._times(new)))
 
     def _change_attempts(self, old: Job | None, job: Job | None, new: Job | None) -> None:
@@ -447,7 +443,7 @@ class _Draft:
         """Find again where jobs wait and when they end: pools, or what is known of run times, changed."""
         for id in ids:
             job = self._jobs[id]
-            self._put_place(id, self._lines.place(job, self._times(job)))
+            self._put_place(id, _place_of(job, self._times(job), self._routes))
             self._put_ending(id, ending_of(job, self._times(job)))
 
     def _count(self, id: JobId, keeps: tuple[QueueName, Allocation | None] | None, sign: int) -> None:

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from factory.domain.ids import JobId, PoolName, QueueName, TenantId
 from factory.domain.jobs import Job, JobSpec, JobState, Topology
 from factory.domain.pools import Isolation, Pool
 from factory.domain.resources import Resources
-from factory.domain.time import Instant
+from factory.domain.time import SECOND, Instant
 from factory.scheduling.estimating import RunTimes, remaining_ms
 from factory.scheduling.fleet import WHOLE, Shape
 from factory.scheduling.persistent import SortedMap, Trie, sorted_map
@@ -25,12 +26,15 @@ from factory.scheduling.reasons import kinds
 
 __all__ = [
     "NOBODY",
+    "Gang",
     "Lane",
     "Line",
     "Place",
+    "Routes",
     "Turn",
     "Waitlist",
     "eligible_pools",
+    "gang_of",
     "is_sound",
     "lane_of",
     "policy_of",
@@ -43,30 +47,52 @@ Line: TypeAlias = tuple[QueueName, str]  # a queue, and the policy that jobs wai
 Turn: TypeAlias = tuple[Key, Instant, JobId]  # order inside a line: the policy's key, submitted at, id; least first
 
 
-class Lane(NamedTuple):
-    """All that decides whether a waiting job can start, but its turn: jobs of one lane can, or cannot, alike."""
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Gang:
+    """What has to fit together. Equal gangs are one object: they are compared, and hashed, by identity."""
+
+    shape: Shape
+    replicas: int
+    topology: Topology
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Lane:
+    """All that decides whether a waiting job can start, but its turn: jobs of one lane can, or cannot, alike.
+
+    Equal lanes are one object, made by `lane_of`: a plan looks up thousands of them.
+    """
 
     tenant: TenantId
     pool: str  # "" = any
     flavors: tuple[str, ...]  # best first; empty = any
-    gpu_models: tuple[str, ...]
-    cpu_milli: int
-    memory_bytes: int
-    gpu_milli: int
     replicas: int
-    least: int  # replicas that it can start with
-    topology: Topology
+    gang: Gang  # the least that it can start with
     length: int  # binary digits of the seconds that it is expected to run, -1 = unknown
 
     @property
     def asked(self) -> Resources:
         """What one replica asks for."""
-        return Resources(self.cpu_milli, self.memory_bytes, self.gpu_milli)
+        return self.gang.shape.resources
 
     @property
     def shape(self) -> Shape:
         """What one replica asks for, as placement sees it."""
-        return Shape(self.asked, self.gpu_models)
+        return self.gang.shape
+
+    @property
+    def least(self) -> int:
+        """How many replicas it can start with."""
+        return self.gang.replicas
+
+    @property
+    def topology(self) -> Topology:
+        """How the replicas must lie to each other."""
+        return self.gang.topology
+
+
+_GANGS: WeakValueDictionary[tuple[Shape, int, Topology], Gang] = WeakValueDictionary()
+_LANES: WeakValueDictionary[tuple[object, ...], Lane] = WeakValueDictionary()
 
 
 class Place(NamedTuple):
@@ -79,10 +105,10 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Waitlist:
-    """Jobs of one line that wait for slots: all in order, and each lane in order."""
+    """Jobs of one line that wait for slots: all in order, and each lane in order, lanes by what has to fit."""
 
     order: SortedMap[Turn, Lane]
-    lanes: Mapping[Lane, SortedMap[Turn, JobId]]
+    lanes: Mapping[Gang, Mapping[Lane, SortedMap[Turn, JobId]]]
 
     def __len__(self) -> int:
         return len(self.order)
@@ -93,27 +119,34 @@ class Waitlist:
 
     def joined(self, place: Place) -> Waitlist:
         """Return the waitlist with one more job."""
-        lane: SortedMap[Turn, JobId] = self.lanes.get(place.lane, SortedMap())
-        lanes = {**self.lanes, place.lane: lane.insert(place.turn, place.turn[2])}
-        return Waitlist(self.order.insert(place.turn, place.lane), lanes)
+        alike = self.lanes.get(place.lane.gang, {})
+        jobs: SortedMap[Turn, JobId] = alike.get(place.lane, SortedMap())
+        alike = {**alike, place.lane: jobs.insert(place.turn, place.turn[2])}
+        return Waitlist(self.order.insert(place.turn, place.lane), {**self.lanes, place.lane.gang: alike})
 
     def left(self, place: Place) -> Waitlist:
         """Return the waitlist without a job."""
-        lane: SortedMap[Turn, JobId] = self.lanes[place.lane].discard(place.turn)
-        lanes = {**self.lanes, place.lane: lane}
-        if not lane:
-            del lanes[place.lane]
+        alike, lanes = dict(self.lanes[place.lane.gang]), dict(self.lanes)
+        jobs = alike[place.lane].discard(place.turn)
+        if jobs:
+            alike[place.lane] = jobs
+        else:
+            del alike[place.lane]
+        if alike:
+            lanes[place.lane.gang] = alike
+        else:
+            del lanes[place.lane.gang]
         return Waitlist(self.order.discard(place.turn), lanes)
 
     @classmethod
     def of(cls, places: list[Place]) -> Waitlist:
         """Return the waitlist of jobs of one line."""
-        lanes: dict[Lane, list[tuple[Turn, JobId]]] = {}
+        lanes: dict[Gang, dict[Lane, list[tuple[Turn, JobId]]]] = {}
         for place in places:
-            lanes.setdefault(place.lane, []).append((place.turn, place.turn[2]))
+            lanes.setdefault(place.lane.gang, {}).setdefault(place.lane, []).append((place.turn, place.turn[2]))
         return cls(
             sorted_map((place.turn, place.lane) for place in places),
-            {lane: sorted_map(jobs) for lane, jobs in lanes.items()},
+            {gang: {lane: sorted_map(jobs) for lane, jobs in alike.items()} for gang, alike in lanes.items()},
         )
 
 
@@ -130,22 +163,36 @@ def shape_of(spec: JobSpec) -> Shape:
     return Shape(spec.resources, spec.gpu_models)
 
 
+def gang_of(shape: Shape, replicas: int, topology: Topology) -> Gang:
+    """Return the gang of so many replicas."""
+    key = (shape, replicas, topology)
+    gang = _GANGS.get(key)
+    return gang if gang is not None else _GANGS.setdefault(key, Gang(*key))
+
+
 def lane_of(spec: JobSpec, tenant: TenantId, expected_ms: int | None = None) -> Lane:
     """Return the lane that a job of `tenant` waits in."""
+    least = spec.replicas if spec.min_replicas is None else spec.min_replicas
+    length = -1 if expected_ms is None else (expected_ms // SECOND).bit_length()
     asked = spec.resources
-    return Lane(
+    key = (
         tenant,
-        spec.pool or "",
+        spec.pool,
         spec.flavors,
         spec.gpu_models,
         asked.cpu_milli,
         asked.memory_bytes,
         asked.gpu_milli,
         spec.replicas,
-        spec.replicas if spec.min_replicas is None else spec.min_replicas,
+        least,
         spec.topology,
-        -1 if expected_ms is None else (expected_ms // 1000).bit_length(),
+        length,
     )
+    lane = _LANES.get(key)
+    if lane is None:
+        gang = gang_of(shape_of(spec), least, spec.topology)
+        lane = _LANES.setdefault(key, Lane(tenant, spec.pool or "", spec.flavors, spec.replicas, gang, length))
+    return lane
 
 
 def turn_of(job: Job, policy: str, times: RunTimes) -> Turn:
@@ -155,7 +202,8 @@ def turn_of(job: Job, policy: str, times: RunTimes) -> Turn:
 
 def is_sound(lane: Lane) -> bool:
     """Return whether what is asked for makes sense: above one GPU only whole ones can be given."""
-    gpus_are_whole = lane.gpu_milli <= WHOLE or lane.gpu_milli % WHOLE == 0
+    gpu_milli = lane.asked.gpu_milli
+    gpus_are_whole = gpu_milli <= WHOLE or gpu_milli % WHOLE == 0
     return 1 <= lane.least <= lane.replicas and gpus_are_whole and not lane.asked.is_negative()
 
 
@@ -165,7 +213,7 @@ def policy_of(pools: tuple[Pool, ...]) -> str:
 
 
 def eligible_pools(pools: Trie[PoolName, Pool], lane: Lane) -> tuple[Pool, ...]:
-    """Return the pools that jobs of `lane` may use, best first: by the order of its flavors, else the least wasteful."""
+    """Return the pools that jobs of `lane` may use, best first: as it lists its flavors, then the least wasteful."""
     asked = set(kinds(lane.asked))
     found = [
         pool
@@ -178,8 +226,26 @@ def eligible_pools(pools: Trie[PoolName, Pool], lane: Lane) -> tuple[Pool, ...]:
     return tuple(sorted(found, key=lambda pool: (*_preference(pool, lane), pool.name)))
 
 
+class Routes:
+    """The pools that each lane may use, best first, found out once for a set of pools."""
+
+    def __init__(self, pools: Trie[PoolName, Pool]) -> None:
+        self._pools = pools
+        self._found: WeakKeyDictionary[Lane, tuple[Pool, ...]] = WeakKeyDictionary()
+
+    def __getitem__(self, lane: Lane) -> tuple[Pool, ...]:
+        pools = self._found.get(lane)
+        if pools is None:
+            pools = self._found[lane] = eligible_pools(self._pools, lane) if is_sound(lane) else ()
+        return pools
+
+
 def _preference(pool: Pool, lane: Lane) -> tuple[int, bool, bool]:
     """Rank a pool: by the job's own list, then by what its slots have that the job does not ask for, GPUs above all."""
     listed = lane.flavors.index(pool.flavor.name) if lane.flavors else 0
     slot = pool.flavor.slot
-    return listed, bool(slot.gpu_milli) and not lane.gpu_milli, bool(slot.memory_bytes) and not lane.memory_bytes
+    return (
+        listed,
+        bool(slot.gpu_milli) and not lane.asked.gpu_milli,
+        bool(slot.memory_bytes) and not lane.asked.memory_bytes,
+    )

@@ -27,6 +27,7 @@ class LeastAttainedService:
     reclaims = True
     keeps_room = True
     keeps_for_oldest = False
+    is_by_length = False
     is_timed = True
 
     def waiting(self, job: Job, remaining_ms: int | None) -> Key:

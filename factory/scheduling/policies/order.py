@@ -52,6 +52,11 @@ class Order(Protocol):
         """Whether keys of running jobs change as they run (`changes_at`)."""
         ...
 
+    @property
+    def is_by_length(self) -> bool:
+        """Whether keys depend on expected run times."""
+        ...
+
     def waiting(self, job: Job, remaining_ms: int | None) -> Key:
         """Return the key of a job that waits.
 

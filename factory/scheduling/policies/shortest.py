@@ -27,6 +27,7 @@ class Shortest:
     reclaims = True
     keeps_room = True
     keeps_for_oldest = False
+    is_by_length = True
     is_timed = False
 
     def waiting(self, job: Job, remaining_ms: int | None) -> Key:
