@@ -157,6 +157,8 @@ class Shares:
         """Return the queue's largest share over all pools if it held `slots` more of one (rule Q2)."""
         share = 0
         for other in self._stocks:
+            if queue not in other.tree:
+                return 0  # its row is gone
             over = other.over(queue) + (slots if other is stock else 0)
             if over > 0:
                 share = max(share, over * self._unit(other, queue))

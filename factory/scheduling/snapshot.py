@@ -277,7 +277,7 @@ def _build(rows: Rows) -> Snapshot:
         endings=Trie(endings),
         ends=Trie({pool: sorted_map(entries) for pool, entries in ends.items()}),
         claims=Trie({preemptor: tuple(sorted(victims)) for preemptor, victims in claims.items()}),
-        shapes=Trie(shapes),
+        shapes=Trie({shape: count for shape, count in shapes.items() if count}),
         runs=runs,
         members=Trie({kind: Trie(ids) for kind, ids in members.items()}),
         since=since,

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 
 from factory.domain.ids import PoolName, QueueName
-from factory.domain.jobs import Job
+from factory.domain.jobs import AttemptState, Job
 from factory.domain.time import SECOND, Instant
 
 __all__ = ["HALF_LIFE_S", "TICK_S", "spent", "weight"]
@@ -40,6 +40,7 @@ def spent(job: Job, since: Instant) -> Iterator[tuple[QueueName, PoolName, int]]
     for attempt in job.attempts:
         slots = attempt.allocation.slots_milli
         value = -slots * weight(attempt.admitted_at, since, -1)
-        if attempt.ended_at is not None:
-            value += slots * max(weight(attempt.ended_at, since), weight(attempt.admitted_at, since))
+        if attempt.state is AttemptState.ENDED:
+            ended_at = attempt.admitted_at if attempt.ended_at is None else max(attempt.ended_at, attempt.admitted_at)
+            value += slots * weight(ended_at, since)
         yield job.spec.queue, attempt.allocation.pool, value
