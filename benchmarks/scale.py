@@ -64,7 +64,7 @@ REBUILDS = 5
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure; exit 1 if a plan broke a promise."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description="cycles of a big factory")
     parser.add_argument("--queued", type=int, default=100_000)
     parser.add_argument("--tenants", type=int, default=1_000)
     parser.add_argument("--nodes", type=int, default=10_000)

@@ -31,6 +31,7 @@ from factory.domain.tenancy import PLATFORM, Principal, Role
 from factory.domain.time import Instant
 from factory.errors import ConfigurationError, FactoryError, FeedPrunedError, UnauthenticatedError
 from factory.jobs.bundles import Bundles
+from factory.jobs.history import HistoryService
 from factory.jobs.ports import EndedHook
 from factory.jobs.service import JobService
 from factory.models.mlflow import MlflowRegistry
@@ -42,6 +43,7 @@ from factory.scheduling.snapshot import Snapshot
 from factory.schemas.platform import KeyRequest, TenantRequest
 from factory.serving.service import EndpointService, follow_aliases
 from factory.settings import Settings
+from factory.storage.folder import private_folder
 from factory.storage.hooks import CommitHooks
 from factory.storage.store import SqlStore, open_store
 from factory.telemetry.metrics import Metrics, StateSample
@@ -95,6 +97,7 @@ class ControlPlane:
     tenants: TenantService
     pools: PoolService
     jobs: JobService
+    history: HistoryService
     bundles: Bundles
     datasets: DatasetService
     models: ModelService
@@ -116,7 +119,7 @@ def assemble(settings: Settings, *, hooks: CommitHooks | None = None) -> Control
     Raises: ConfigurationError: a file of the data folder cannot be used, or its schema is newer than this release.
     """
     for folder in (settings.data.absolute(), settings.run, settings.objects, settings.tables):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(folder)
     clock, ids, metrics = SystemClock(), UuidIds(), Metrics()
     store = open_store(settings.store_url, clock=clock, hooks=hooks)
     objects = FileObjectStore(settings.objects)
@@ -140,6 +143,7 @@ def assemble(settings: Settings, *, hooks: CommitHooks | None = None) -> Control
         tenants=TenantService(store, secrets=lambda size: secrets.token_bytes(size), views=snapshots),
         pools=PoolService(store),
         jobs=jobs,
+        history=HistoryService(store),
         bundles=bundles,
         datasets=DatasetService(store, objects, ids=ids, jobs=jobs, tables=LocalTables(settings.tables)),
         models=ModelService(store, objects),

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from factory import __version__
 from factory.api import problems
 from factory.api.middleware import RequestMiddleware
-from factory.api.routes import attempt, datasets, health, jobs, logs, mlflow, models, platform, runner
+from factory.api.routes import attempt, datasets, health, history, jobs, logs, mlflow, models, platform, runner
 from factory.api.serving import Serving
 from factory.schemas.common import API
 
@@ -38,7 +38,7 @@ def create_app(
     app.state.serving = serving
     problems.install(app)
     app.include_router(health.open_router)
-    for module in (jobs, logs, datasets, models, platform, runner, attempt):
+    for module in (jobs, logs, datasets, models, platform, history, runner, attempt):
         app.include_router(module.router, prefix=API)
     app.include_router(health.router, prefix=API)
     app.include_router(mlflow.router)

@@ -33,7 +33,7 @@ from factory.api.wakes import Bell, Hub
 from factory.bootstrap import ControlPlane, assemble, first_steps
 from factory.errors import ConfigurationError
 from factory.settings import Settings, check_bind
-from factory.storage.folder import FolderLock, folders_to_lock
+from factory.storage.folder import FolderLock, folders_to_lock, private_folder
 from factory.storage.hooks import CommitHooks
 from factory.telemetry.logs import configure_logs
 
@@ -55,7 +55,7 @@ def run(settings: Settings) -> None:
     bell = Bell()
     with ExitStack() as stack:
         if settings.is_sqlite:
-            settings.data.absolute().mkdir(parents=True, exist_ok=True, mode=0o700)
+            private_folder(settings.data.absolute())
             for folder in folders_to_lock(settings.data, settings.store_url):
                 stack.enter_context(FolderLock(folder))
         listener = stack.enter_context(_listen(settings))

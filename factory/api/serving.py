@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from anyio import CapacityLimiter
 from fastapi import Request
 
 from factory.api.logbook import LogBook
 from factory.api.mlflow_proxy.proxy import MlflowProxy
+from factory.api.uploading import Uploads
 from factory.api.wakes import Bell, Hub
 from factory.bootstrap import ControlPlane
 
@@ -40,7 +40,7 @@ class Serving:
     draining: bool = False  # told to end: takes no new calls
     in_flight: int = 0  # calls being answered
     # bodies that arrive slowly hold a thread each: they must not take those that answer everybody else
-    uploads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(32))
+    uploads: Uploads = field(default_factory=Uploads)
     projection_bell: Bell = field(default_factory=Bell)
 
     @property

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from factory.cli import output, up
-from factory.cli.commands import datasets, jobs, models, platform, processes, queues, status
+from factory.cli.commands import datasets, jobs, models, platform, processes, queues, simulating, status
 from factory.errors import FactoryError
 
 __all__ = ["app", "main"]
@@ -33,7 +33,7 @@ app.add_typer(platform.tenants, name="tenants")
 app.add_typer(platform.keys, name="keys")
 app.command("server")(processes.server)
 app.command("runner")(processes.runner)
-app.command("simulate")(processes.simulate)
+app.command("simulate")(simulating.simulate)
 
 
 @app.callback(invoke_without_command=True)

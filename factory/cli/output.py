@@ -15,6 +15,7 @@ from typing import Any
 
 import typer
 from rich.console import Console
+from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
@@ -29,12 +30,18 @@ __all__ = [
     "exit_code_of",
     "fail",
     "is_json",
+    "progress",
     "set_json",
+    "show_explained",
+    "show_folded",
     "show_pairs",
     "show_table",
     "size",
+    "span",
     "stamp",
     "state_text",
+    "tenths",
+    "until",
 ]
 
 console = Console(highlight=False, soft_wrap=False)
@@ -107,6 +114,29 @@ def show_pairs(pairs: Iterable[tuple[str, Any]]) -> None:
         console.print(line)
 
 
+def show_explained(pairs: Iterable[tuple[str, Any]]) -> None:
+    """Print `name  value`, long values folded beside their name, a list line by line; empty ones are left out."""
+    kept = [(name, value) for name, value in pairs if value not in (None, "", [])]
+    width = max((len(name) for name, _ in kept), default=0)
+    for name, value in kept:
+        for number, part in enumerate(value if isinstance(value, list) else [value]):
+            text = part if isinstance(part, Text) else Text(str(part))
+            show_folded(text, Text(f"{'' if number else name:<{width}}  ", style="bold"))
+
+
+def show_folded(text: Text, head: Text) -> None:
+    """Print `text` behind `head`, folded so that every line begins where the first does."""
+    lines = text.wrap(console, max(20, console.width - head.cell_len))
+    for number, line in enumerate(lines):
+        line.rstrip()
+        console.print(Text.assemble(" " * head.cell_len if number else head, line))
+
+
+def progress(text: str) -> Status:
+    """Show that something is going on, on the error stream and only in a terminal: `with progress("…"):`."""
+    return _errors.status(text)
+
+
 def state_text(state: str) -> Text:
     """Return a state in its colour."""
     return Text(state, style=_STYLES.get(state, "default"))
@@ -125,6 +155,41 @@ def age(at: int | None, now_ms: int) -> str:
     for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
         if seconds >= length:
             return f"{seconds // length}{unit}"
+    return f"{seconds}s"
+
+
+def until(at: int | None, now_ms: int) -> str:
+    """Return a time to come for people: "14:20 (in 12m)", with the date where it is not today; "" for None."""
+    if at is None:
+        return ""
+    if at <= now_ms:
+        return "now"
+    day, clock = stamp(at).split()
+    shown = clock[:5] if stamp(now_ms).startswith(day) else f"{day} {clock[:5]}"
+    return f"{shown} (in {age(now_ms, at)})"
+
+
+def tenths(amount: float) -> str:
+    """Return an amount with at most one decimal.
+
+    >>> tenths(4.444), tenths(4.0)
+    ('4.4', '4')
+    """
+    return f"{amount:.1f}".removesuffix(".0")
+
+
+def span(ms: int) -> str:
+    """Return a duration for people: two units at most.
+
+    >>> span(0), span(90_000), span(93_600_000)
+    ('0s', '1m 30s', '26h')
+    """
+    seconds = round(ms / 1000)
+    hours, minutes = seconds // 3600, seconds // 60 % 60
+    if hours:
+        return f"{hours}h {minutes}m" if minutes else f"{hours}h"
+    if minutes:
+        return f"{minutes}m {seconds % 60}s" if seconds % 60 else f"{minutes}m"
     return f"{seconds}s"
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from factory.control.ports import ControlReader
 from factory.domain.endpoints import Endpoint
-from factory.domain.ids import AttemptId, RunnerId
+from factory.domain.ids import AttemptId, PoolName, RunnerId
 from factory.domain.jobs import Attempt
 from factory.domain.tenancy import PLATFORM
 from factory.lifecycle.reconciling import DesiredState, desired_attempt
@@ -23,6 +23,7 @@ class Desired:
 
     state: DesiredState
     ingress: IngressState
+    fences: tuple[tuple[PoolName, int], ...] = ()  # self_fence_s of the runner's pools that have one
 
 
 def runner_desired(
@@ -34,7 +35,10 @@ def runner_desired(
         keys: (sha256 hex of a secret, tenant that it may call or "*"), for the ingress.
     """
     state = desired_state(reader, runner, warm_per_node=warm_per_node)
-    return Desired(state, ingress_state(reader, runner, keys))
+    fences = tuple(
+        sorted((p.name, p.self_fence_s) for p in reader.pools(PLATFORM) if p.runner == runner and p.self_fence_s)
+    )
+    return Desired(state, ingress_state(reader, runner, keys), fences)
 
 
 def desired_state(reader: ControlReader, runner: RunnerId, *, warm_per_node: int = 0) -> DesiredState:

@@ -8,12 +8,12 @@ plan's is refused; capacity, devices and quota are checked again (rule 3); the i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from factory.control.gates import Doomed, Open, judge
 from factory.control.ledger import Ledger, Refusal
 from factory.control.ports import ControlTx
-from factory.control.view import View, catch_up
+from factory.control.view import Changed, View, catch_up
 from factory.domain.events import Admitted, CancelRequested, Event, Held, PreemptRequested
 from factory.domain.ids import JobId
 from factory.domain.jobs import Job
@@ -23,6 +23,7 @@ from factory.jobs.applying import apply_event
 from factory.jobs.ports import EndedHook
 from factory.lifecycle.stepping import next_attempt_id, why_stale
 from factory.scheduling.planning import Admit, Decision, Preempt
+from factory.scheduling.snapshot import JobChanged
 
 __all__ = ["Dispatched", "dispatch"]
 
@@ -34,6 +35,8 @@ class Dispatched:
     admitted: tuple[JobId, ...] = ()
     preempted: tuple[JobId, ...] = ()
     refused: tuple[tuple[JobId, Refusal], ...] = ()
+    view: View | None = None  # what the transaction saw and made; true once it is committed
+    changed: Changed = field(default_factory=Changed)  # between the view that it began with and that one
 
 
 def dispatch(
@@ -44,18 +47,31 @@ def dispatch(
     epoch: int,
     now: Instant,
     on_ended: EndedHook | None = None,
+    since: View | None = None,
 ) -> Dispatched:
     """Apply the decisions that still hold. `planned` is the view that they were made on; it is not changed.
+
+    Args:
+        since: a later view to catch up from: that of the group before this one.
 
     Raises:
         StaleWriteError: a row changed under the transaction; nothing is written, plan again.
         FeedPrunedError: as `catch_up`.
     """
-    current, _ = catch_up(tx, planned)
+    current, changed = catch_up(tx, since or planned)
     group = _Group(tx, planned, Ledger(current.snapshot), epoch, now, on_ended)
+    tx.jobs_of(PLATFORM, [decision.job_id for decision in decisions])  # one look instead of one for each
     for decision in decisions:
         group.apply(decision)
-    return Dispatched(tuple(group.admitted), tuple(group.preempted), tuple(group.refused))
+    made = current.snapshot.evolve([JobChanged(id, job) for id, job in sorted(group.written.items())])
+    return Dispatched(
+        tuple(group.admitted),
+        tuple(group.preempted),
+        tuple(group.refused),
+        # the feed tells of these jobs once more; `catch_up` finds them as they are
+        view=View(made, current.cursor),
+        changed=replace(changed, jobs=changed.jobs | group.written.keys()),
+    )
 
 
 class _Group:
@@ -79,6 +95,7 @@ class _Group:
         self.admitted: list[JobId] = []
         self.preempted: list[JobId] = []
         self.refused: list[tuple[JobId, Refusal]] = []
+        self.written: dict[JobId, Job] = {}
 
     def apply(self, decision: Decision) -> None:
         job = self._tx.job(PLATFORM, decision.job_id)
@@ -107,7 +124,8 @@ class _Group:
             self._write(job, CancelRequested(self._now, "control", verdict.why) if doomed else Held(self._now, verdict))
             return
         admitted = Admitted(self._now, next_attempt_id(job), decision.runner, decision.allocation, self._epoch)
-        self._ledger.admit(self._write(job, admitted))
+        self._write(job, admitted)
+        self._ledger.admit(job.spec.queue, decision.allocation)
         self.admitted.append(job.id)
 
     def _preempt(self, job: Job, decision: Preempt) -> None:
@@ -119,5 +137,5 @@ class _Group:
         self._write(job, event)
         self.preempted.append(job.id)
 
-    def _write(self, job: Job, event: Event) -> Job:
-        return apply_event(self._tx, job, event, self._now, self._on_ended)
+    def _write(self, job: Job, event: Event) -> None:
+        self.written[job.id] = apply_event(self._tx, job, event, self._now, self._on_ended)

@@ -23,6 +23,7 @@ from factory.control.agenda import Agenda
 from factory.control.deadlines import is_forgettable, overdue, silent_from, unknown
 from factory.control.dispatching import Dispatched, dispatch
 from factory.control.endpoints import keep_endpoints
+from factory.control.fencing import FenceWatch, dead_by_fence
 from factory.control.gates import Doomed, Open, judge, pool_key
 from factory.control.ledger import Refusal
 from factory.control.ports import ControlStore, ControlTx, Lease, ReplicaSubmitter
@@ -138,6 +139,8 @@ class ControlLoop:
         self._endpoints_dirty = True
         self._endpoints_at: Instant | None = None
         self._swept_at: Instant = 0
+        self._fences = FenceWatch()
+        self._fences_at: Instant = 0
         self._aliases_dirty = True
 
     @property
@@ -167,6 +170,7 @@ class ControlLoop:
         tally = _Tally()
         try:
             self._let_time_act(tally, lease.epoch, now)
+            self._prove_by_fence(tally, lease.epoch, now)
             self._forget_lost(tally, lease.epoch, now)
             self._judge_pending(tally, lease.epoch, now)
             self._dispatch(tally, lease.epoch, now)
@@ -197,6 +201,7 @@ class ControlLoop:
         )
         self._renewed_at = now
         if lease is not None and (self._lease is None or lease.epoch != self._lease.epoch):
+            self._fences = FenceWatch()  # others led meanwhile: what they saw of nodes is not known here
             self._endpoints_dirty = self._aliases_dirty = True
             self._planned = None
         self._lease = lease
@@ -251,6 +256,32 @@ class ControlLoop:
             if self._in_tx(lambda tx, ids=ids: self._stop_overdue(tx, ids, now), tally, epoch) is None:
                 self._agenda.push_due(snapshot, ids)
         self._refresh(now)
+
+    def _prove_by_fence(self, tally: _Tally, epoch: int, now: Instant) -> None:
+        """End unknown attempts that their nodes have ended by themselves; only pools with `self_fence_s` have that."""
+        snapshot = self._seen().snapshot
+        pools = {name: pool for name, pool in snapshot.pools.items() if pool.self_fence_s is not None}
+        if not pools or 0 <= now - self._fences_at < SECOND:
+            return
+        self._fences_at = now
+        nodes = {id: node for id, node in snapshot.nodes.items() if node.pool in pools}
+        self._fences.look(nodes.values(), now)
+        found = [snapshot.jobs[id] for id in sorted(self._agenda.live)]
+        dead = [job.id for job in found if dead_by_fence(job, pools, nodes, self._fences, now) is not None]
+        for ids in _groups(dead, self._settings.group):
+            self._in_tx(lambda tx, ids=ids: self._end_fenced(tx, ids, now), tally, epoch)
+        if dead:
+            self._refresh(now)
+
+    def _end_fenced(self, tx: ControlTx, ids: Sequence[JobId], now: Instant) -> _Moved:
+        moved = _Moved()
+        pools = {pool.name: pool for pool in tx.pools(PLATFORM)}
+        nodes = {node.id: node for node in tx.nodes(PLATFORM)}
+        for id in ids:
+            job = tx.job(PLATFORM, id)
+            if job is not None and (event := dead_by_fence(job, pools, nodes, self._fences, now)) is not None:
+                self._write(tx, job, event, now, moved)
+        return moved
 
     def _forget_lost(self, tally: _Tally, epoch: int, now: Instant) -> None:
         """Remove nodes that were lost long ago and hold nothing: a plan gives a lost node nothing new to hold."""
@@ -357,10 +388,11 @@ class ControlLoop:
         self._agenda.backed_off = False
         found = self._plan(view.snapshot, self._settings.policy, now)
         self._planned = view.snapshot
+        latest = view
         for decisions in _groups(found.decisions, self._settings.group):
             done = self._in_tx(
-                lambda tx, decisions=decisions: dispatch(
-                    tx, view, decisions, epoch=epoch, now=now, on_ended=self._on_ended
+                lambda tx, decisions=decisions, since=latest: dispatch(
+                    tx, view, decisions, epoch=epoch, now=now, on_ended=self._on_ended, since=since
                 ),
                 tally,
                 epoch,
@@ -369,6 +401,9 @@ class ControlLoop:
                 self._planned = None
                 break
             self._count(tally, done)
+            if done.view is not None:
+                self._note(latest.snapshot, done.view.snapshot, done.changed)
+                self._view = latest = done.view
         tally.more |= len(found.decisions) >= self._settings.policy.max_decisions or self._planned is None
         if found.decisions:
             self._refresh(now)

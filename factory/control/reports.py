@@ -19,6 +19,7 @@ from factory.domain.tenancy import PLATFORM
 from factory.domain.time import SECOND, Instant
 from factory.jobs.applying import apply_event
 from factory.jobs.ports import EndedHook
+from factory.lifecycle.liveness import job_of
 from factory.lifecycle.stepping import Stale, why_stale
 from factory.pools.service import apply_nodes, current_runner
 from factory.schemas.runner import AttemptReport, ReportBatch
@@ -57,6 +58,7 @@ def apply_report(tx: ControlTx, batch: ReportBatch, now: Instant, on_ended: Ende
     runner = _heard(tx, runner, batch.ingress_url, now)
     nodes = () if batch.nodes is None else apply_nodes(tx, runner, batch.nodes, now)
     ignored: list[tuple[AttemptId, Stale | Unusable]] = []
+    tx.jobs_of(PLATFORM, {job_of(AttemptId(report.attempt)) for report in batch.attempts})  # one look, not one for each
     for report in batch.attempts:
         why = _apply_attempt(tx, runner, report, now, on_ended)
         if why is not None:

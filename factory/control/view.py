@@ -86,11 +86,14 @@ def catch_up(reader: ControlReader, view: View) -> tuple[View, Changed]:
     keys: dict[FeedKind, set[str]] = {}
     for entry in entries:
         keys.setdefault(entry.kind, set()).add(entry.key)
-    jobs = frozenset(JobId(key) for key in keys.get(FeedKind.JOB, ()))
-    changes: list[Change] = [JobChanged(id, reader.job(PLATFORM, id)) for id in sorted(jobs)]
+    named = [JobId(key) for key in sorted(keys.get(FeedKind.JOB, ()))]
+    rows, seen = reader.jobs_of(PLATFORM, named), view.snapshot.jobs
+    # what the reader of this view wrote itself is in it already, as the very value that the store gives back
+    jobs = [id for id in named if id not in rows or rows[id] is not seen.get(id)]
+    changes: list[Change] = [JobChanged(id, rows.get(id)) for id in jobs]
     fleet = _fleet_changes(reader, keys)
     changed = Changed(
-        jobs=jobs,
+        jobs=frozenset(jobs),
         versions=frozenset(VersionId(key) for key in keys.get(FeedKind.VERSION, ())),
         pools=frozenset(PoolName(key) for key in keys.get(FeedKind.POOL, ())),
         fleet=bool(fleet),

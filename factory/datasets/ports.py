@@ -104,6 +104,10 @@ class RegistryReader(DatasetReader, JobLookup, Protocol):
 class RegistryTx(DatasetTx, JobLookup, Protocol):
     """The same with writes."""
 
+    def pin_job(self, job: Job) -> None:
+        """As `jobs.ports.JobTx.pin_job`."""
+        ...
+
     def put_audit(
         self, at: Instant, principal: str, tenant: TenantId | None, action: str, detail_json: str
     ) -> None: ...

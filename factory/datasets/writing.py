@@ -93,6 +93,8 @@ class DatasetAttempts:
 
         def work(tx: RegistryTx) -> StageReply:
             job, attempt = _live(tx, attempt_id)
+            # what `_live` saw must hold when this commits: the job's end settles only the versions that it sees
+            tx.pin_job(job)
             version = self._staged(tx, job, attempt, request.output, now)
             if version.state is VersionState.STAGED and version.attempt != attempt.id:
                 version = tx.put_version(replace(version, attempt=attempt.id))

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, assert_never
@@ -19,7 +20,7 @@ from factory.domain.ids import JobId, TenantId, VersionId
 from factory.domain.jobs import IngestEntry, Job, JobSpec, JobState, Purpose, Waiting, WaitReason
 from factory.domain.pools import Isolation, Pool
 from factory.domain.tenancy import Scope
-from factory.quality.contracts import DATA_CLASSES
+from factory.quality.contracts import DATA_CLASSES, contract_from_mapping
 
 __all__ = ["Gate", "GateAnswer", "GateReader", "is_sensitive", "judge_read", "waits_for"]
 
@@ -119,17 +120,34 @@ def waits_for(reader: GateReader, tenant: TenantId, spec: JobSpec) -> Waiting | 
             return Waiting(WaitReason.DEPENDENCY_PENDING, f"waits for its input: {answer.message}", numbers=numbers)
         if answer.gate is Gate.SHUT:
             return Waiting(WaitReason.DATASET_GATE_FAILED, answer.message, answer.hint, numbers)
-        if (hold := _shared_with_others(reader, tenant, spec, version)) is not None:
+        if (hold := _shared_with_others(reader, tenant, spec, _name_of(version), version.contract)) is not None:
             return hold
     if isinstance(spec.entry, IngestEntry):
         ingested = reader.version(scope, spec.entry.version_id)
-        return None if ingested is None else _shared_with_others(reader, tenant, spec, ingested)
-    return None
+        if ingested is not None:
+            return _shared_with_others(reader, tenant, spec, _name_of(ingested), ingested.contract)
+    if spec.pool is None:  # submit takes outputs above class `internal` only with a pool
+        return None
+    holds = (
+        _shared_with_others(
+            reader, tenant, spec, output.dataset, contract_from_mapping(json.loads(output.contract_yaml))
+        )
+        for output in spec.outputs
+        if output.contract_yaml
+    )
+    return next((hold for hold in holds if hold is not None), None)
 
 
-def _shared_with_others(reader: GateReader, tenant: TenantId, spec: JobSpec, version: DatasetVersion) -> Waiting | None:
-    """Return what holds a job that handles `version` where others may look (rule G5)."""
-    if not is_sensitive(version.contract):
+def _name_of(version: DatasetVersion) -> str:
+    """Return what people call it."""
+    return f"{version.dataset}@{version.number}"
+
+
+def _shared_with_others(
+    reader: GateReader, tenant: TenantId, spec: JobSpec, dataset: str, contract: Contract
+) -> Waiting | None:
+    """Return what holds a job that handles a dataset where others may look (rule G5)."""
+    if not is_sensitive(contract):
         return None
     pool = next((p for p in reader.pools(Scope(tenant)) if p.name == spec.pool), None)
     if pool is not None and pool.isolation is Isolation.TENANT and pool.tenant == tenant:
@@ -139,11 +157,11 @@ def _shared_with_others(reader: GateReader, tenant: TenantId, spec: JobSpec, ver
         place = f"pool '{spec.pool}' is not there for this tenant"
     return Waiting(
         WaitReason.DATASET_GATE_FAILED,
-        f"dataset {version.dataset}@{version.number} is of class '{version.contract.data_class}', which is handled "
-        f"only on a pool of the tenant's own; {place}",
+        f"dataset {dataset} is of class '{contract.data_class}', which is handled only on a pool of the tenant's own; "
+        f"{place}",
         f"it goes on when an operator has set: factory pools set {spec.pool or 'POOL'} --isolation tenant "
         f"--tenant {tenant}; or submit it again with a pool of your own",
-        (("class", version.contract.data_class), ("pool", spec.pool or "")),
+        (("class", contract.data_class), ("pool", spec.pool or "")),
     )
 
 

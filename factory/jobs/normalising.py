@@ -47,6 +47,7 @@ from factory.errors import (
 from factory.jobs import gating
 from factory.jobs.bundles import check_digest
 from factory.jobs.ports import BundleStore, SubmissionReader
+from factory.jobs.views import veil_for
 from factory.quality.contracts import DATA_CLASSES, contract_from_mapping, contract_to_mapping
 from factory.scheduling.feasibility import check_feasible
 from factory.scheduling.snapshot import Rows, Snapshot
@@ -84,12 +85,15 @@ class Normaliser:
         *,
         catalogue: Catalogue,
         bundles: BundleStore,
+        dry: bool = False,
     ) -> None:
+        """Judge for `tenant`; `dry`: code need not be there yet, and what can never run is not refused."""
         self._reader = reader
         self._tenant = tenant
         self._scope = Scope(tenant)
         self._catalogue = catalogue
         self._bundles = bundles
+        self._dry = dry
         self._snapshot: Snapshot | None = None
         self._queues: tuple[Queue, ...] | None = None
         self._pools: dict[PoolName, Pool] | None = None
@@ -142,7 +146,8 @@ class Normaliser:
             after=self._after(asked.after),
             labels=tuple(sorted(asked.labels.items())),
         )
-        self.check_feasible(spec)
+        if not self._dry:
+            self.check_feasible(spec)
         return Normalised(spec, gating.waits_for(self._reader, self._tenant, spec))
 
     def queue(self, name: str | None) -> QueueName:
@@ -204,6 +209,8 @@ class Normaliser:
             raise InfeasibleError(
                 fault.message, hint=fault.hint, facts={"reason": fault.reason.value, "numbers": dict(fault.numbers)}
             )
+
+            fault = veil_for(self._snapshot, self._scope).waiting(fault)
 
     def _usable(self) -> dict[PoolName, Pool]:
         if self._pools is None:
@@ -283,7 +290,7 @@ class Normaliser:
 
     def _code(self, text: str) -> Digest:
         digest = check_digest(text)
-        if digest not in self._uploaded:
+        if digest not in self._uploaded and not self._dry:
             if not self._bundles.has(self._tenant, (digest,)):
                 raise InvalidRequestError(
                     f"the code {digest} has not been uploaded",
@@ -438,9 +445,7 @@ def _outputs(asked: wire.JobSpec) -> tuple[tuple[DatasetOutput, ...], list[Contr
 
 
 def _environment(env: dict[str, str]) -> tuple[tuple[str, str], ...]:
-    for name, value in env.items():
-        if not name or "=" in name or "\0" in name + value:
-            raise InvalidRequestError(f"env has a name or value that no process can take: '{name}'")
+    for name in env:
         if name.startswith("FACTORY_"):
             raise InvalidRequestError(
                 f"env may not set '{name}': names that begin with FACTORY_ belong to the factory", hint="choose another"

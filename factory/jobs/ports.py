@@ -7,7 +7,7 @@ Every read names its scope (rule 9); rows outside it do not exist.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -86,6 +86,10 @@ class JobReader(Protocol):
 
     def job(self, scope: Scope, job_id: JobId) -> Job | None: ...
 
+    def jobs_of(self, scope: Scope, ids: Collection[JobId]) -> dict[JobId, Job]:
+        """Return those of `ids` that there are, in one look: cheaper than one by one, also for what asks again."""
+        ...
+
     def job_of_attempt(self, scope: Scope, attempt_id: AttemptId) -> Job | None: ...
 
     def jobs(self, scope: Scope, where: JobFilter) -> tuple[Job, ...]: ...
@@ -108,6 +112,12 @@ class JobReader(Protocol):
 
     def idempotency(self, tenant: TenantId, principal: str, route: str, key: str) -> IdempotencyRecord | None: ...
 
+    def idempotency_of(
+        self, tenant: TenantId, principal: str, route: str, keys: Collection[str]
+    ) -> dict[str, IdempotencyRecord]:
+        """Return the records of those of `keys` that were used, by key."""
+        ...
+
     def queues(self, scope: Scope) -> tuple[Queue, ...]: ...
 
 
@@ -118,14 +128,30 @@ class JobTx(JobReader, Protocol):
         """Store a new job with its first events. Raises: ConflictError: the id exists."""
         ...
 
+    def insert_jobs(self, new: Sequence[tuple[Job, Sequence[Recorded]]]) -> None:
+        """Store new jobs, all or none. Raises: ConflictError: an id exists."""
+        ...
+
     def update_job(self, job: Job, events: Sequence[Recorded], *, expected_seq: int) -> None:
         """Store what `events` made of the job. Raises: StaleWriteError: the row's seq is not `expected_seq`."""
+        ...
+
+    def pin_job(self, job: Job) -> None:
+        """Let this transaction hold only if the job is as it was read, and nobody changes it at the same time.
+
+        For what is written because of a job's state, on other rows: a transaction that ends the job either comes first
+        (then this one is refused, or runs again and sees it) or sees what this one wrote. Raises: StaleWriteError.
+        """
         ...
 
     def put_progress(self, progress: AttemptProgress) -> None: ...
 
     def remember(self, record: IdempotencyRecord) -> None:
         """Store the record. Raises: ConflictError: its key exists."""
+        ...
+
+    def remember_all(self, records: Sequence[IdempotencyRecord]) -> None:
+        """Store records of one tenant, principal and route, all or none. Raises: ConflictError: a key exists."""
         ...
 
 

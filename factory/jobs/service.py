@@ -18,6 +18,7 @@ from factory.domain.events import (
     CancelRequested,
     Event,
     PriorityChanged,
+    Recorded,
     ResumeRequested,
     Submitted,
     SuspendRequested,
@@ -37,11 +38,12 @@ from factory.domain.jobs import (
 )
 from factory.domain.jobs import JobSpec as Asked
 from factory.domain.resources import GIB, Resources
-from factory.domain.tenancy import PLATFORM, WRITERS, Principal, Role
+from factory.domain.tenancy import PLATFORM, WRITERS, Principal, Role, Scope
 from factory.domain.time import Instant
 from factory.errors import ConflictError, IdempotencyConflictError, InvalidRequestError, NotFoundError
 from factory.jobs import views
 from factory.jobs.applying import apply_event
+from factory.jobs.dry_run import forecast
 from factory.jobs.normalising import Normaliser
 from factory.jobs.ports import (
     AttemptProgress,
@@ -59,9 +61,10 @@ from factory.jobs.snapshots import BuiltSnapshots
 from factory.lifecycle.liveness import job_of, require_live
 from factory.lifecycle.stepping import record
 from factory.scheduling.explaining import explain
+from factory.scheduling.planning import Policy
 from factory.schemas.attempt import ProgressRequest
 from factory.schemas.common import Page
-from factory.schemas.jobs import BatchItem, EventView, ExplanationView, JobSpec, JobView
+from factory.schemas.jobs import BatchItem, EventView, ExplanationView, JobSpec, JobView, PlanView
 
 __all__ = ["JobService", "LiveAttempt", "Submission"]
 
@@ -156,39 +159,35 @@ class JobService:
 
         def work(tx: SubmissionTx) -> tuple[Submission, ...]:
             normaliser = self._normaliser(tx, tenant)
+            keys = [key for key, _ in wanted if key is not None]
+            known = tx.idempotency_of(tenant, principal.id, _ROUTE, keys) if keys else {}
+            new: dict[JobId, tuple[Job, tuple[Recorded, ...]]] = {}
+            records: list[IdempotencyRecord] = []
             made: list[Submission] = []
             for index, ((key, spec), fingerprint) in enumerate(zip(wanted, prints, strict=True)):
                 try:
-                    submission = self._submit_one(tx, normaliser, principal, tenant, key, spec, fingerprint, now)
+                    if key is not None and (before := known.get(key)) is not None:
+                        _check_same(before, fingerprint)
+                        job_id = JobId(before.result)
+                        job = new[job_id][0] if job_id in new else _found(tx, principal, job_id)
+                        made.append(Submission(job, replayed=True))
+                        continue
+                    normal = normaliser.normalise(spec)
                 except (InvalidRequestError, NotFoundError) as exc:
                     if len(wanted) > 1:
                         exc.facts["item"] = index
                     raise
-                made.append(submission)
+                job, recorded = self._made(tenant, normal.spec, principal.id, now, hold=normal.hold)
+                new[job.id] = job, recorded
+                made.append(Submission(job))
+                if key is not None:
+                    known[key] = IdempotencyRecord(tenant, principal.id, _ROUTE, key, fingerprint, job.id, now)
+                    records.append(known[key])
+            tx.insert_jobs(list(new.values()))
+            tx.remember_all(records)
             return tuple(made)
 
         return self._store.transact(work)
-
-    def _submit_one(
-        self,
-        tx: SubmissionTx,
-        normaliser: Normaliser,
-        principal: Principal,
-        tenant: TenantId,
-        key: str | None,
-        spec: JobSpec,
-        fingerprint: str,
-        now: Instant,
-    ) -> Submission:
-        if key is not None:
-            known = tx.idempotency(tenant, principal.id, _ROUTE, key)
-            if known is not None:
-                return _replay(tx, principal, known, fingerprint)
-        normal = normaliser.normalise(spec)
-        job = self._insert(tx, tenant, normal.spec, principal.id, now, hold=normal.hold)
-        if key is not None:
-            tx.remember(IdempotencyRecord(tenant, principal.id, _ROUTE, key, fingerprint, job.id, now))
-        return Submission(job)
 
     def submit_ingest(
         self, tx: object, principal: Principal, tenant: TenantId, version_id: VersionId, queue: str | None, now: Instant
@@ -248,15 +247,56 @@ class JobService:
         now: Instant,
         *,
         group: GroupRef | None = None,
-        hold: Waiting | None = None,
     ) -> Job:
+        job, recorded = self._made(tenant, spec, by, now, group=group)
+        tx.insert_job(job, recorded)
+        return job
+
+    def _made(
+        self,
+        tenant: TenantId,
+        spec: Asked,
+        by: str,
+        now: Instant,
+        *,
+        group: GroupRef | None = None,
+        hold: Waiting | None = None,
+    ) -> tuple[Job, tuple[Recorded, ...]]:
         event = Submitted(now, JobId(self._ids.new("job")), tenant, by, spec, group, hold)
         job, recorded, _ = record(None, event)
-        tx.insert_job(job, (recorded,))
-        return job
+        return job, (recorded,)
 
     def _normaliser(self, reader: SubmissionReader, tenant: TenantId) -> Normaliser:
         return Normaliser(reader, tenant, catalogue=self._catalogue, bundles=self._bundles)
+
+    def plan(self, principal: Principal, spec: JobSpec, *, now: Instant) -> PlanView:
+        """Return what would come of a job if it were submitted now; nothing is stored.
+
+        Raises: as `submit`, but for code that is not there yet and for what can never run, which it answers.
+        """
+        tenant = principal.acting_tenant()
+
+        def look(reader: SubmissionReader) -> PlanView:
+            normaliser = Normaliser(reader, tenant, catalogue=self._catalogue, bundles=self._bundles, dry=True)
+            normal = normaliser.normalise(spec)
+            # sorts behind every id there is
+            submitted = Submitted(now, JobId("job-~"), tenant, principal.id, normal.spec)
+            job, _, _ = record(None, submitted)
+            snapshot = self._snapshots.at(reader)
+            found = forecast(snapshot, job, Policy(), now)
+            if found.waiting is not None:
+                found = replace(found, waiting=views.veil_for(snapshot, Scope(tenant)).waiting(found.waiting))
+            pool = snapshot.pools.get(found.allocation.pool) if found.allocation is not None else None
+            stopped = [snapshot.jobs[id] for id in found.preempts]
+            return views.plan_view(
+                normal.spec,
+                found,
+                hold=normal.hold,
+                flavor=None if pool is None else pool.flavor.name,
+                own={job.id for job in stopped if job.tenant == tenant},
+            )
+
+        return self._store.read(look)
 
     # --- change -----------------------------------------------------------------------------------------------------
 
@@ -359,7 +399,7 @@ class JobService:
             scope = principal.scope
             return views.job_view(
                 job,
-                waiting=self._why(reader, job, now),
+                waiting=self._why(reader, principal, job, now),
                 progress=reader.progress(scope, job_id),
                 with_result=True,
                 datasets=tuple(f"{v.dataset}@{v.number}" for v in reader.versions_of_job(scope, job_id)),
@@ -397,14 +437,20 @@ class JobService:
             job = _found(reader, principal, job_id)
             if job.is_terminal:
                 return views.explanation_view(job, None)
-            return views.explanation_view(job, explain(self._snapshots.at(reader), job_id, now))
+            snapshot = self._snapshots.at(reader)
+            said = explain(snapshot, job_id, now)
+            if said.waiting is not None:
+                said = replace(said, waiting=views.veil_for(snapshot, principal.scope).waiting(said.waiting))
+            return views.explanation_view(job, said)
 
         return self._store.read(look)
 
-    def _why(self, reader: SubmissionReader, job: Job, now: Instant) -> Waiting | None:
+    def _why(self, reader: SubmissionReader, principal: Principal, job: Job, now: Instant) -> Waiting | None:
         if job.state is not JobState.QUEUED:
             return job.hold
-        return explain(self._snapshots.at(reader), job.id, now).waiting
+        snapshot = self._snapshots.at(reader)
+        why = explain(snapshot, job.id, now).waiting
+        return None if why is None else views.veil_for(snapshot, principal.scope).waiting(why)
 
     # --- what attempts do -------------------------------------------------------------------------------------------
 
@@ -438,14 +484,13 @@ def _found(reader: SubmissionReader, principal: Principal, job_id: JobId) -> Job
     return job
 
 
-def _replay(tx: SubmissionTx, principal: Principal, known: IdempotencyRecord, fingerprint: str) -> Submission:
+def _check_same(known: IdempotencyRecord, fingerprint: str) -> None:
     if known.fingerprint != fingerprint:
         raise IdempotencyConflictError(
             f"the idempotency key '{known.key}' was used before with another body, for job {known.result}",
             hint="use a fresh key for another job, or send the same body again",
             facts={"key": known.key, "job": known.result},
         )
-    return Submission(_found(tx, principal, JobId(known.result)), replayed=True)
 
 
 def _fingerprint(spec: JobSpec) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Literal, assert_never
 
 from factory.domain.events import Event, PreemptRequested, Recorded
+from factory.domain.ids import JobId
 from factory.domain.jobs import (
     AlgorithmEntry,
     Attempt,
@@ -18,15 +19,19 @@ from factory.domain.jobs import (
     FunctionEntry,
     IngestEntry,
     Job,
+    JobSpec,
     JobState,
     Outcome,
     Placement,
     ServiceEntry,
     Waiting,
 )
+from factory.domain.tenancy import Scope
+from factory.jobs.dry_run import Forecast
 from factory.jobs.ports import AttemptProgress
 from factory.lifecycle.reasons import fault_of, is_retryable
 from factory.scheduling.explaining import Explanation
+from factory.scheduling.snapshot import Snapshot
 from factory.schemas.jobs import (
     AttemptView,
     EventView,
@@ -34,11 +39,23 @@ from factory.schemas.jobs import (
     JobView,
     OutcomeView,
     PlacementView,
+    PlanView,
     ProgressView,
     WaitingView,
 )
+from factory.schemas.veil import Veil
 
-__all__ = ["event_view", "explanation_view", "job_view", "kind_of", "progress_view", "spoken", "waiting_view"]
+__all__ = [
+    "event_view",
+    "explanation_view",
+    "job_view",
+    "kind_of",
+    "plan_view",
+    "progress_view",
+    "spoken",
+    "veil_for",
+    "waiting_view",
+]
 
 Kind = Literal["function", "command", "algorithm", "service", "ingest"]
 
@@ -148,6 +165,16 @@ def spoken(state: JobState) -> str:
     return _SPOKEN.get(state.value, state.value)
 
 
+def veil_for(snapshot: Snapshot, scope: Scope) -> Veil:
+    """Return what hides other tenants' queues and jobs in a reason (rule 9)."""
+
+    def hides(id: str) -> bool:
+        job = snapshot.jobs.get(JobId(id))
+        return job is not None and not scope.covers(job.tenant)
+
+    return Veil({name for name, queue in snapshot.queues.items() if not scope.covers(queue.tenant)}, hides)
+
+
 def explanation_view(job: Job, explanation: Explanation | None) -> ExplanationView:
     """Return why the job is where it is; `explanation` None: it has ended."""
     if explanation is None:
@@ -165,6 +192,51 @@ def explanation_view(job: Job, explanation: Explanation | None) -> ExplanationVi
         nominal_slots=None if explanation.nominal_milli is None else explanation.nominal_milli / 1000,
         expected_start=explanation.expected_start,
     )
+
+
+def plan_view(
+    spec: JobSpec,
+    forecast: Forecast,
+    *,
+    hold: Waiting | None,
+    flavor: str | None,
+    own: Collection[JobId],
+) -> PlanView:
+    """Return what would come of a job.
+
+    Args:
+        hold: what it would wait for before it waits for slots; that goes first.
+        own: of the jobs that it would stop, those that the caller may see; the others are counted (rule 9).
+    """
+    starts = forecast.allocation if hold is None else None
+    waiting = (forecast.waiting if not forecast.feasible else None) or hold or forecast.waiting
+    slot_hours = None
+    if spec.estimate_s is not None:
+        slot_hours = round(forecast.slots_milli * spec.estimate_s / 3_600_000, 3)
+    return PlanView(
+        feasible=forecast.feasible,
+        message=_prospect(spec, forecast, waiting),
+        waiting=None if waiting is None else waiting_view(waiting),
+        pool=None if starts is None else starts.pool,
+        flavor=None if starts is None else flavor,
+        replicas=0 if starts is None else len(starts.placements),
+        placements=() if starts is None else tuple(_placement_view(p) for p in starts.placements),
+        preempts=tuple(id for id in forecast.preempts if id in own),
+        preempts_others=sum(1 for id in forecast.preempts if id not in own),
+        expected_start=None if hold is not None else forecast.expected_start,
+        slots=forecast.slots_milli / 1000,
+        estimate_s=spec.estimate_s,
+        slot_hours=slot_hours,
+    )
+
+
+def _prospect(spec: JobSpec, forecast: Forecast, waiting: Waiting | None) -> str:
+    if waiting is None and forecast.allocation is not None:
+        given, asked = len(forecast.allocation.placements), spec.replicas
+        some = f" with {given} of {asked} replicas" if given < asked else ""
+        return f"{spec.name} would start now in pool '{forecast.allocation.pool}'{some}."
+    would = f"{spec.name} would wait" if forecast.feasible else f"{spec.name} could never run here"
+    return would + (f": {waiting.message}." if waiting is not None else ".")
 
 
 def _attempt_view(attempt: Attempt) -> AttemptView:

@@ -105,7 +105,7 @@ def step(job: Job | None, event: Event) -> Step:
     named = getattr(event, "attempt_id", None)
     if named is not None and not isinstance(event, Admitted) and (live is None or live.id != named):
         raise _illegal(job, event)
-    moved = replace(_move(job, live, event), seq=job.seq + 1)
+    moved = _move(job, live, event)
     # rule 6: no event leads from a final state, so who is final now has just ended
     return Step(moved, (JobEnded(moved.id),) if moved.is_terminal else ())
 
@@ -192,7 +192,7 @@ def _move(job: Job, live: Attempt | None, event: Event) -> Job:
         case ResumeRequested():
             return _resume(job, event)
         case PriorityChanged():
-            return replace(job, spec=replace(job.spec, priority=event.priority))
+            return replace(job, seq=job.seq + 1, spec=replace(job.spec, priority=event.priority))
         case (
             AttemptStarting()
             | AttemptRunning()
@@ -226,27 +226,28 @@ def _move_attempt(
     match event:
         case AttemptStarting():
             begun = replace(live, state=AttemptState.STARTING, starting_at=event.at)
-            return _to(_with(job, begun), JobState.STARTING, event.at)
+            return _to(job, JobState.STARTING, event.at, begun)
         case AttemptRunning():
             started = event.at if live.starting_at is None else live.starting_at
-            up = replace(live, state=AttemptState.RUNNING, starting_at=started, running_at=event.at)
-            up = replace(up, code_digest=event.code_digest or live.code_digest)
-            return _to(_with(job, up), JobState.RUNNING, event.at)
+            code = event.code_digest or live.code_digest
+            up = replace(live, state=AttemptState.RUNNING, starting_at=started, running_at=event.at, code_digest=code)
+            return _to(job, JobState.RUNNING, event.at, up)
         case Checkpointed():
-            return _with(job, replace(live, checkpointed_at=event.at))
+            return _to(job, job.state, event.at, replace(live, checkpointed_at=event.at), hold=job.hold)
         case AttemptUnknown():
-            return _with(job, replace(live, state=AttemptState.UNKNOWN))
+            return _to(job, job.state, event.at, replace(live, state=AttemptState.UNKNOWN), hold=job.hold)
         case AttemptFound():
-            return _with(job, replace(live, state=_state_before_silence(live)))
+            return _to(job, job.state, event.at, replace(live, state=_state_before_silence(live)), hold=job.hold)
         case StopRequested():
             if event.outcome.reason not in _STOP_REASONS or live.stop is not None:
                 raise _illegal(job, event)
-            return _stop(job, live, Stop(event.outcome.reason, event.at, "control"))
+            stopped = _stopped(live, Stop(event.outcome.reason, event.at, "control"))
+            return _to(job, job.state, event.at, stopped, hold=job.hold)
         case PreemptRequested():
             if live.stop is not None:
                 raise _illegal(job, event)
-            stopped = _stop(job, live, Stop(EndReason.PREEMPTED, event.at, event.by))
-            return _to(stopped, JobState.PREEMPTING, event.at)
+            stopped = _stopped(live, Stop(EndReason.PREEMPTED, event.at, event.by))
+            return _to(job, JobState.PREEMPTING, event.at, stopped)
         case AttemptEnded():
             return _end(job, live, event)
     assert_never(event)
@@ -263,32 +264,38 @@ def _admit(job: Job, event: Admitted) -> Job:
         allocation=event.allocation,
         admitted_at=event.at,
     )
-    grown = replace(job, attempts=(*job.attempts, attempt), not_before=None)
-    return _to(grown, JobState.ADMITTED, event.at)
+    return replace(
+        job,
+        seq=job.seq + 1,
+        state=JobState.ADMITTED,
+        state_since=event.at,
+        attempts=(*job.attempts, attempt),
+        not_before=None,
+        hold=None,
+    )
 
 
 def _cancel(job: Job, live: Attempt | None, event: CancelRequested) -> Job:
     if live is None:
         message = f"cancelled by {event.by} while {job.state.value}" + (f": {event.reason}" if event.reason else "")
         return _final(job, JobState.CANCELLED, Outcome(EndReason.CANCELLED, message), event.at)
-    stopped = _stop(job, live, Stop(EndReason.CANCELLED, event.at, event.by))
-    return _to(stopped, JobState.CANCELLING, event.at)
+    stopped = _stopped(live, Stop(EndReason.CANCELLED, event.at, event.by))
+    return _to(job, JobState.CANCELLING, event.at, stopped)
 
 
 def _suspend(job: Job, live: Attempt | None, event: SuspendRequested) -> Job:
     hold = Waiting(WaitReason.SUSPENDED, f"suspended by {event.by}", "resume it to let it go on")
     if live is None:
         return _to(job, JobState.SUSPENDED, event.at, hold=hold)
-    stop = live.stop or Stop(EndReason.PREEMPTED, event.at, event.by)
-    stopped = _stop(job, live, stop)
-    return _to(stopped, JobState.PREEMPTING, event.at, hold=hold)
+    stopped = _stopped(live, live.stop or Stop(EndReason.PREEMPTED, event.at, event.by))
+    return _to(job, JobState.PREEMPTING, event.at, stopped, hold=hold)
 
 
 def _resume(job: Job, event: ResumeRequested) -> Job:
     if job.state is JobState.PREEMPTING:
         if job.hold is None:
             raise _illegal(job, event)
-        return replace(job, hold=None)
+        return replace(job, seq=job.seq + 1, hold=None)
     judged = Waiting(WaitReason.PENDING_EVALUATION, f"resumed by {event.by}; not yet judged")
     return _to(job, JobState.PENDING, event.at, hold=judged)
 
@@ -296,21 +303,20 @@ def _resume(job: Job, event: ResumeRequested) -> Job:
 def _end(job: Job, live: Attempt, event: AttemptEnded) -> Job:
     outcome = _explained(live, event.outcome)
     ended = replace(live, state=AttemptState.ENDED, ended_at=event.at, outcome=outcome, proof=event.proof)
-    freed = _with(job, ended)
     if job.state is JobState.CANCELLING:
         by = live.stop.by if live.stop is not None else ""
         how = f"; its attempt ended as {outcome.reason.value}" if outcome.reason is not EndReason.CANCELLED else ""
         cancelled = Outcome(EndReason.CANCELLED, f"cancelled by {by or 'a person'}{how}")
-        return _final(freed, JobState.CANCELLED, cancelled, event.at)
+        return _final(job, JobState.CANCELLED, cancelled, event.at, ended)
     decision = decide(job, outcome, event.at)
     if not decision.retry:
         if decision.reason is RetryReason.EXHAUSTED and job.retries:
             outcome = replace(outcome, message=f"{outcome.message} (after {job.retries} retries)".strip())
-        return _final(freed, _FINAL_OF.get(outcome.reason, JobState.FAILED), outcome, event.at)
-    counted = replace(freed, retries=job.retries + decision.counted, not_before=decision.not_before)
+        return _final(job, _FINAL_OF.get(outcome.reason, JobState.FAILED), outcome, event.at, ended)
+    counted = replace(job, retries=job.retries + decision.counted, not_before=decision.not_before)
     if job.hold is not None and job.hold.reason is WaitReason.SUSPENDED:
-        return _to(counted, JobState.SUSPENDED, event.at, hold=job.hold)
-    return _to(counted, JobState.QUEUED, event.at)
+        return _to(counted, JobState.SUSPENDED, event.at, ended, hold=job.hold)
+    return _to(counted, JobState.QUEUED, event.at, ended)
 
 
 def _explained(live: Attempt, outcome: Outcome) -> Outcome:
@@ -320,14 +326,24 @@ def _explained(live: Attempt, outcome: Outcome) -> Outcome:
     return replace(outcome, reason=live.stop.reason)
 
 
-def _final(job: Job, state: JobState, outcome: Outcome, at: Instant) -> Job:
-    return replace(_to(job, state, at), outcome=outcome, ended_at=at, not_before=None)
+def _final(job: Job, state: JobState, outcome: Outcome, at: Instant, attempt: Attempt | None = None) -> Job:
+    return replace(
+        job,
+        seq=job.seq + 1,
+        state=state,
+        state_since=at,
+        attempts=_latest(job, attempt),
+        hold=None,
+        outcome=outcome,
+        ended_at=at,
+        not_before=None,
+    )
 
 
-def _stop(job: Job, live: Attempt, stop: Stop) -> Job:
+def _stopped(live: Attempt, stop: Stop) -> Attempt:
     # an unknown attempt stays unknown: nobody is there to stop it yet, and found again it goes on to stopping
     state = AttemptState.UNKNOWN if live.state is AttemptState.UNKNOWN else AttemptState.STOPPING
-    return _with(job, replace(live, state=state, stop=stop))
+    return replace(live, state=state, stop=stop)
 
 
 def _state_before_silence(live: Attempt) -> AttemptState:
@@ -338,12 +354,20 @@ def _state_before_silence(live: Attempt) -> AttemptState:
     return AttemptState.DESIRED if live.starting_at is None else AttemptState.STARTING
 
 
-def _with(job: Job, attempt: Attempt) -> Job:
-    return replace(job, attempts=(*job.attempts[:-1], attempt))
+def _to(job: Job, state: JobState, at: Instant, attempt: Attempt | None = None, *, hold: Waiting | None = None) -> Job:
+    """Return the job one event later, in `state`, `attempt` in place of its last one, in a single copy."""
+    return replace(
+        job,
+        seq=job.seq + 1,
+        state=state,
+        state_since=at if state is not job.state else job.state_since,
+        attempts=_latest(job, attempt),
+        hold=hold,
+    )
 
 
-def _to(job: Job, state: JobState, at: Instant, *, hold: Waiting | None = None) -> Job:
-    return replace(job, state=state, state_since=at if state is not job.state else job.state_since, hold=hold)
+def _latest(job: Job, attempt: Attempt | None) -> tuple[Attempt, ...]:
+    return job.attempts if attempt is None else (*job.attempts[:-1], attempt)
 
 
 def _illegal(job: Job | None, event: Event) -> IllegalTransitionError:

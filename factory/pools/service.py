@@ -53,7 +53,7 @@ def apply_nodes(tx: PoolTx, runner: Runner, reports: Sequence[NodeReport], now: 
         after = _node(before, pool, runner, report, now)
         if before is None or _differs(before, after):
             changed.append(tx.put_node(after))
-        elif not 0 <= now - before.seen_at < _SEEN_EVERY_MS:
+        elif report.is_alive and not 0 <= now - before.seen_at < _SEEN_EVERY_MS:
             tx.put_node(after)
     for node in sorted(nodes.values(), key=lambda n: n.id):
         if node.runner == runner.id and node.id not in reported and node.state is not NodeState.LOST:

@@ -27,6 +27,7 @@ from factory.domain.jobs import EndReason, Outcome
 from factory.domain.resources import MIB
 from factory.lifecycle.reconciling import Process as ProcessState
 from factory.runner.cgroups import MemoryGroups, clear, oom_message
+from factory.runner.fencing import NodeFence
 from factory.runner.processes import Process, ProcessTable, proportional_memory
 from factory.runner.shipping import LogShipper, Target
 from factory.worker.cgroups import OWN_MEMORY_BYTES, MemoryGroup
@@ -79,6 +80,7 @@ class NodeAgent:
         self.id = node_id
         self.folder = NodeFolder(folder)
         self.folder.create()
+        self.fence = NodeFence(self.folder)
         self._table = ProcessTable(node_id)
         self._groups = groups or MemoryGroups()
         self._shipper = LogShipper(http, resumes=[(attempt, rank) for attempt, rank, _ in self.folder.ranks()])
@@ -164,6 +166,7 @@ class NodeAgent:
             for _, _, folder in self._ranks_of(replica):
                 write_durably(folder.path / "released.json", {})
                 self._limits.pop(str(folder.path), None)
+                self.fence.forget(folder)
             self.folder.birth(replica).unlink(missing_ok=True)
         self.wake()
 
@@ -261,6 +264,7 @@ class NodeAgent:
                             os.read(key.fd, 65536)
                 self.look()
                 self._hold_limits()
+                self._hold_fence()
                 if time.monotonic() - cleaned > 60:
                     cleaned = time.monotonic()
                     self._clean()
@@ -295,6 +299,19 @@ class NodeAgent:
                     continue
                 self._kill_all(view.id)
             self.wake()
+
+    def _hold_fence(self) -> None:
+        """Kill what the control plane has not renewed for its pool's `self_fence_s`; keep the evidence."""
+        for view in self._view.replicas:
+            if view.attempt is None or view.process not in (ProcessState.ALIVE, ProcessState.LEFTOVER):
+                continue
+            folder = self.folder.rank(view.attempt, view.rank)
+            message = self.fence.overdue(folder)
+            if message is not None:
+                with self._lock:
+                    write_once(folder.evidence, {"reason": EndReason.NODE_LOST.value, "message": message})
+                    self._kill_all(view.id)
+                self.wake()
 
     def _is_held(self, replica: str, group: MemoryGroup | None) -> bool:
         """True if the kernel holds every process of a replica to its limit."""
@@ -399,7 +416,8 @@ def _evidence(folder: RankFolder) -> Outcome | None:
         return own
     match read_json(folder.evidence):
         case {"reason": str(reason), "message": str(message)}:
-            hint = "ask for more memory (memory=…), or work in smaller parts"
+            oom = "ask for more memory (memory=…), or work in smaller parts"
+            hint = oom if reason == EndReason.OUT_OF_MEMORY else ""
             return Outcome(EndReason(reason), message, hint, tail="" if own is None else own.tail)
         case _:
             return own

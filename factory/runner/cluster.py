@@ -95,6 +95,14 @@ class AgentActor:
         """See `NodeAgent.forget`."""
         self._agent.forget(replica)
 
+    def challenge(self) -> float:
+        """See `NodeFence.challenge`."""
+        return self._agent.fence.challenge()
+
+    def renew(self, asked_at: float) -> None:
+        """See `NodeFence.renew`."""
+        self._agent.fence.renew(asked_at)
+
     def end(self) -> None:
         """See `NodeAgent.end`."""
         self._agent.end()
@@ -112,6 +120,16 @@ class AgentHandle:
     def call(self, method: str, *args: object, timeout_s: float) -> Any:
         """Call and wait. Raises: RayError: it died, restarts, or did not answer in time."""
         return ray.get(getattr(self.actor, method).remote(*args), timeout=timeout_s)
+
+    def ask(self, method: str, on_answer: Callable[[object], None]) -> None:
+        """Call and do not wait; `on_answer` gets what comes back, in a thread of Ray's. No answer: it is not called."""
+
+        def done(future: Any) -> None:
+            if future.exception() is None:
+                on_answer(future.result())
+
+        with contextlib.suppress(RayError):
+            getattr(self.actor, method).remote().future().add_done_callback(done)
 
     def tell(self, method: str, *args: object) -> None:
         """Call and do not wait: the next look shows what came of it."""

@@ -32,7 +32,10 @@ def wait_for_key(path: Path, *, wait_s: float = _WAIT_S) -> str:
         if key:
             return key
         if time.monotonic() > deadline:
-            raise ConfigurationError(f"there is no runner key in {path}", hint="did the control plane start?")
+            raise ConfigurationError(
+                f"there is no runner key in {path}",
+                hint="did the control plane start? Each node of the cluster needs the file at this very path (0600)",
+            )
         time.sleep(0.1)
 
 

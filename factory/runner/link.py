@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from factory.errors import FactoryError, UnavailableError
+from factory.runner.fencing import Renewals
 from factory.schemas.common import API
 from factory.schemas.runner import (
     AttemptReport,
@@ -38,11 +39,19 @@ _JOIN_PATIENCE_S = 600.0
 class Link:
     """One runner process's line. `on_news` is called from its threads when there is something to look at."""
 
-    def __init__(self, http: Http, runner: str, incarnation: str, on_news: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        http: Http,
+        runner: str,
+        incarnation: str,
+        on_news: Callable[[], None],
+        renewals: Renewals | None = None,
+    ) -> None:
         self._http = http
         self._runner = runner
         self.incarnation = incarnation
         self._on_news = on_news
+        self._renewals = renewals or Renewals()
         self._lock = threading.Condition()
         self._offered: dict[tuple[str, str], AttemptReport] = {}
         self._said_at: dict[tuple[str, str], float] = {}
@@ -117,6 +126,7 @@ class Link:
             if reply.revision != after:
                 after = reply.revision
                 self.desired = reply
+                self._renewals.is_on = reply.self_fence
                 self._on_news()
 
     def _report(self) -> None:
@@ -134,11 +144,13 @@ class Link:
             batch = ReportBatch(
                 runner=self._runner, incarnation=self.incarnation, nodes=nodes, attempts=tuple(due), ingress_url=url
             )
+            renewing = self._renewals.take(n.id for n in nodes or () if n.is_alive)  # before it is sent
             try:
                 answer = self._http.call("POST", f"{API}/runner/reports", body=batch.model_dump_json(), patience_s=0)
             except Exception as exc:
                 self._trouble(exc, "reports")
                 continue
+            self._renewals.give(renewing)
             ignored = ReportReply.model_validate_json(answer.content).ignored
             for attempt, why in ignored.items():
                 log.info("report ignored: %s", why, extra={"event": "report.ignored", "attempt": attempt})

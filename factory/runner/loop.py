@@ -37,6 +37,7 @@ from factory.lifecycle.reconciling import (
 )
 from factory.runner.agent import AgentView
 from factory.runner.cluster import AgentHandle, Cluster, ReplicaHandle
+from factory.runner.fencing import Renewals
 from factory.runner.link import Link
 from factory.runner.memory import Memory
 from factory.schemas.attempt import WorkOrder
@@ -63,16 +64,27 @@ _LOGS_S = 10.0  # an end is reported when its logs are stored, or this long afte
 class RunnerLoop:
     """Makes one Ray cluster match the desired state."""
 
-    def __init__(self, cluster: Cluster, runner: str, url: str, *, ingress_secret: str, stop_grace_s: int) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        runner: str,
+        url: str,
+        *,
+        ingress_secret: str,
+        stop_grace_s: int,
+        renewals: Renewals | None = None,
+    ) -> None:
         """Args:
         ingress_secret: what the ingress says to services.
         stop_grace_s: the most that a job gets to end when the factory is stopped in order.
+        renewals: the same as the link's.
         """
         self._cluster = cluster
         self._runner = RunnerId(runner)
         self._url = url
         self._ingress_secret = ingress_secret
         self._stop_grace_s = stop_grace_s
+        self._renewals = renewals or Renewals()
         self._memory = Memory()
         self._news = threading.Event()
         self._lock = threading.Lock()  # of what the observing threads write
@@ -125,6 +137,7 @@ class RunnerLoop:
                 last_nodes = time.monotonic()
                 self._refresh_nodes()
                 link.offer_nodes(self.nodes(), self.ingress_url)
+                self._renewals.ask({n: a for n, a in self._agents.items() if self._is_reachable(n)})
             desired = link.desired
             if desired is None:
                 if self._stopping_at is not None:
@@ -153,6 +166,9 @@ class RunnerLoop:
         wires = {wire.attempt: wire for wire in reply.attempts}
         desired = _desired(self._runner, reply)
         found = self._look(now)
+        desired = replace(
+            desired, attempts=tuple(a for a in desired.attempts if self._may_begin(a, wires[a.id], found))
+        )
         if self._stopping_at is not None:
             desired = self._stopped(desired, found)
         reports: list[AttemptReport] = []
@@ -172,6 +188,15 @@ class RunnerLoop:
             return True
         told = {report.attempt for report in reports if report.kind == "ended"}
         return all(attempt.id in told for attempt in desired.attempts) and link.flush(5.0)
+
+    def _may_begin(self, attempt: DesiredAttempt, wire: DesiredWire, found: FoundState) -> bool:
+        """False while an attempt of a fenced pool waits for the first renewal of its nodes; a later turn starts it."""
+        if wire.self_fence_s is None or attempt.state is not AttemptState.DESIRED or attempt.id in found.started:
+            return True
+        if any(replica.attempt == attempt.id for replica in found.replicas):
+            return True
+        fence_s = wire.self_fence_s
+        return all(self._renewals.is_fresh(p.node, fence_s) for p in attempt.allocation.placements)
 
     def _look(self, now: int) -> FoundState:
         with self._lock:
@@ -249,6 +274,7 @@ class RunnerLoop:
             token=wire.token,
             host=agent.report.host,
             gang=tuple(self._host(p.node) for p in wire.placements),
+            self_fence_s=wire.self_fence_s,
             ingress_secret=self._ingress_secret,
         )
         handle = self._handles.get(action.warm) if action.warm is not None else None

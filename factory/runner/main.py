@@ -42,6 +42,7 @@ from factory.domain.pools import Isolation
 from factory.errors import ConfigurationError, FactoryError
 from factory.runner.keys import keep_key, wait_for_key
 from factory.runner.ray_process import ray_client_env
+from factory.schemas.pools import LEAST_FENCE_S
 from factory.schemas.runner import JoinRequest
 from factory.worker.http import Http
 
@@ -116,7 +117,7 @@ def read_join_file(
         ingress_host=str(given.get("ingress_host") or "127.0.0.1"),
         isolation=_isolation(path, given),
         tenant=given.get("tenant"),
-        self_fence_s=given.get("self_fence_s"),
+        self_fence_s=_self_fence(path, given.get("self_fence_s")),
         stop_grace_s=int(given.get("stop_grace_s", 2)),
     )
 
@@ -129,6 +130,17 @@ def _isolation(path: Path, given: Mapping[str, Any]) -> Isolation:
     if (asked == Isolation.TENANT) != (given.get("tenant") is not None):
         raise ConfigurationError(f"isolation '{asked}' and tenant {given.get('tenant')!r} do not agree in {path}")
     return Isolation(asked)
+
+
+def _self_fence(path: Path, given: object) -> int | None:
+    """Return what the join file says; 0 = off. Raises: ConfigurationError: no number of seconds that can be kept."""
+    if given is None or given == 0:
+        return None
+    if not isinstance(given, int) or given < LEAST_FENCE_S:
+        raise ConfigurationError(
+            f"self_fence_s is at least {LEAST_FENCE_S}, or 0 = off, not {given!r}", hint=f"see {path}"
+        )
+    return given
 
 
 def main(argv: Sequence[str] | None = None, env: Mapping[str, str] | None = None) -> int:
@@ -164,6 +176,7 @@ def _run(join: JoinFile) -> NoReturn:
     os.environ.update(ray_client_env(join.ray_token_path))
     # Ray reads its environment when it is imported
     from factory.runner.cluster import Cluster
+    from factory.runner.fencing import Renewals
     from factory.runner.ingress.choice import choose_ingress, ensure_ingress_secret
     from factory.runner.keeping import IngressKeeper, ingress_port
     from factory.runner.link import Link
@@ -178,7 +191,10 @@ def _run(join: JoinFile) -> NoReturn:
     secret = ensure_ingress_secret(ingress_dir / "secret")
     key_file = join.key_file or keep_key(join.node_dir / "runner.key", join.key)
     cluster = Cluster(join.ray_address, options, url=join.url, key_file=key_file, release=factory.__version__)
-    loop = RunnerLoop(cluster, join.runner, join.url, ingress_secret=secret, stop_grace_s=join.stop_grace_s)
+    renewals = Renewals()
+    loop = RunnerLoop(
+        cluster, join.runner, join.url, ingress_secret=secret, stop_grace_s=join.stop_grace_s, renewals=renewals
+    )
     port = ingress_port(ingress_dir, join.ingress_port)
     ingress = IngressKeeper(choose_ingress(ingress_dir, port, join.ingress_host, secret=secret))
     loop.ingress_url = ingress.start()
@@ -192,7 +208,7 @@ def _run(join: JoinFile) -> NoReturn:
         ingress.wish(link.desired)
         loop.wake()
 
-    link = Link(http, join.runner, uuid.uuid4().hex, on_news)
+    link = Link(http, join.runner, uuid.uuid4().hex, on_news, renewals)
     joined = link.join(
         JoinRequest(
             runner=join.runner,

@@ -6,7 +6,6 @@ thrown away with the plan.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from factory.domain.time import Instant
 from factory.scheduling.estimating import until
 from factory.scheduling.fleet import Fleet, Shape
 from factory.scheduling.floor import Floor
+from factory.scheduling.fragmentation import Typical
 from factory.scheduling.policies.order import Order
 from factory.scheduling.policies.registry import policy_named
 from factory.scheduling.quota import Tree, available, bubble, potential
@@ -34,8 +34,8 @@ class Policy:
     """What an operator may set, for all pools."""
 
     max_decisions: int = 1000  # of one plan; the next plan goes on
-    min_runtime_s: int = 120  # an attempt runs so long before it may be preempted
-    max_preemptions: int = 5  # of one job; after that it is left alone
+    min_runtime_s: int | None = None  # an attempt runs so long before it may be preempted; None = as the pool's order
+    max_preemptions: int | None = None  # of one job, after that it is left alone; None = as the pool's order
     max_victims: int = 64  # attempts that may be preempted for one job
     searches: int = 4  # jobs for which victims are looked for, in one plan and pool
     depth: int = 50  # jobs of a queue that may be passed over in one plan
@@ -71,8 +71,9 @@ class Reservation:
 class Stock:
     """What is left of one pool."""
 
-    def __init__(self, snapshot: Snapshot, pool: Pool, now: Instant) -> None:
+    def __init__(self, snapshot: Snapshot, pool: Pool, typical: Typical, now: Instant) -> None:
         self.pool = pool
+        self.typical = typical
         self.fleet: Fleet = snapshot.fleet(pool.name)
         self.tree: Tree = snapshot.trees[pool.name]
         self.order: Order = policy_named(pool.policy)
@@ -98,7 +99,7 @@ class Stock:
     def floor(self) -> Floor:
         """What is free now, claims left out."""
         if self._floor is None:
-            self._floor = Floor(self.fleet, self._snapshot.typical())
+            self._floor = Floor(self.fleet, self.typical)
         return self._floor
 
     @property
@@ -265,7 +266,7 @@ class Stock:
             return True
         return ends_at is not None and self._needed_at is not None and ends_at <= self._needed_at
 
-    def expected_ends(self, most: int) -> Iterable[tuple[Instant, tuple[Placement, ...]]]:
+    def expected_ends(self, most: int) -> list[tuple[Instant, tuple[Placement, ...]]]:
         """Return who is expected to end first, and what that frees, at most so many, in order of time."""
         ends = list(self.started)
         order = self._snapshot.ends.get(self.pool.name)
@@ -287,10 +288,12 @@ class Cycle:
         self.snapshot = snapshot
         self.policy = policy
         self.now = now
-        self._stocks = {name: Stock(snapshot, pool, now) for name, pool in sorted(snapshot.pools.items())}
+        typical = snapshot.typical()
+        self._stocks = {name: Stock(snapshot, pool, typical, now) for name, pool in sorted(snapshot.pools.items())}
         self.stocks = tuple(self._stocks.values())  # of all pools, by name
         self._eligible: dict[Lane, tuple[Stock, ...]] = {}
         self._full: set[Gang] = set()
+        self._horizons: dict[str, int | None] = {}
 
     def stock(self, pool: PoolName) -> Stock:
         """Return what is left of a pool."""
@@ -303,6 +306,17 @@ class Cycle:
             pools = self.snapshot.routes[lane]
             stocks = self._eligible[lane] = tuple(self._stocks[pool.name] for pool in pools)
         return stocks
+
+    def horizon(self, policy: str) -> int | None:
+        """Return from which key on jobs of a policy count as equal now."""
+        if policy not in self._horizons:
+            count = born = 0
+            for (_, name), waitlist in self.snapshot.waiting.items():
+                if name == policy:
+                    count, born = count + len(waitlist), born + waitlist.submitted
+            mean_wait_ms = max(0, self.now - born // count) if count else 0
+            self._horizons[policy] = policy_named(policy).horizon(mean_wait_ms)
+        return self._horizons[policy]
 
     def is_full_for(self, gang: Gang) -> bool:
         """Return whether the gang fits nowhere now, whoever asks; it will not in this plan."""

@@ -224,7 +224,7 @@ class _Teller:
                 limits += f" + {number(level.borrowing)} borrowed at most"
             what = f"queue '{level.queue}' holds {number(used)} ({limits})"
         else:
-            what = f"the departments above hold {number(used)} of {slots(level.subtree)}"
+            what = f"other departments above it hold {number(used)} of {slots(level.subtree)}"
         lent = self._lent()
         return waiting(
             WaitReason.BORROWING_LIMIT_REACHED if is_borrowing else WaitReason.WAITING_FOR_QUOTA,

@@ -153,6 +153,15 @@ class Fleet:
         return sum(ready, start=Resources())
 
     @cached_property
+    def capacities(self) -> tuple[Resources, ...]:
+        """The capacity of the ready nodes of each GPU model, in the order of `models`."""
+        sums = dict.fromkeys(self.models, Resources())
+        for kind, count in self.kinds.items():
+            if kind.state is NodeState.READY:
+                sums[kind.gpu_model] += kind.capacity * count
+        return tuple(sums.values())
+
+    @cached_property
     def offered(self) -> Resources:
         """What the ready nodes have left together; what is below zero left out."""
         cpu, memory, gpu = (

@@ -1,10 +1,13 @@
-"""What a node is still worth to the workload: the copies of each typical shape that fit on it.
+"""What a placement costs the pool beyond what the replica asks for, in parts of a GPU: what it leaves hard to use.
 
-Placing a replica where the pool loses least of this keeps whole nodes for gangs that need them, shares of GPUs beside
-shares that complete them, and CPUs beside the GPUs that would be stranded without. Whole numbers only.
+Three costs in one unit, so that none needs a weight (ADR 8):
+- cut: a share takes from a device more worth than it asks for, because what is left serves the workload's own shares
+  less well (`cutting`);
+- balance: GPUs whose CPUs or memory are gone, or CPUs whose GPUs are gone, measured by what the workload asks for
+  beside a GPU;
+- scarcity: a GPU of a model that other jobs ask for by name, where they could fill more than half of that model.
 
-Source: after the expected fragmentation of FGD (Weng et al., "Beware of Fragmentation", ATC'23), which counts the GPUs
-that a shape cannot use; differs: counts the copies that fit, of shapes learned from the jobs seen (ADR 8).
+Whole numbers only: equal costs are exactly equal, and ties are told apart by the node's id.
 """
 
 from __future__ import annotations
@@ -15,12 +18,16 @@ from functools import lru_cache
 
 import numpy as np
 
-from factory.scheduling.fleet import UNBOUNDED, WHOLE, Bits, Columns, Ints, Shape
+from factory.domain.resources import MIB, Resources
+from factory.scheduling.cutting import GPU_WORTH, share_worths
+from factory.scheduling.fleet import WHOLE, Columns, Ints, Shape
 
-__all__ = ["Typical", "Worth", "whole_devices", "worth_of"]
+__all__ = ["Costs", "Typical", "costs_of"]
 
-_MOST = 1 << 20  # copies of one shape that count on one node: keeps every sum far below 2^63
 _SCALE = 10_000  # weights of typical shapes add up to about this
+_PER_MILLI = GPU_WORTH // WHOLE  # worth of a thousandth of a GPU
+_PLENTY = 500  # per mille of a model's fair part of the demand that may ask for it by name before it is scarce
+_MOST_BESIDE = 1 << 18  # most CPU thousandths or MiB counted beside one GPU; costs of nodes up to 2 PiB stay below 2^63
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,69 +49,114 @@ class Typical:
         return cls(tuple((shape, -(-count * _SCALE // covered)) for shape, count in chosen if count))
 
 
-class Worth:
-    """The worth of nodes to typical shapes, compiled for the GPU models of one fleet."""
+class Costs:
+    """The costs of placements on the nodes of one pool, for one workload."""
 
-    def __init__(self, typical: Typical, models: tuple[str, ...]) -> None:
-        shapes = [shape for shape, _ in typical.shapes if any(_amounts(shape))]
-        weights = dict(typical.shapes)
-        self.weights: Ints = np.array(
-            [weights[shape] * max(1, shape.resources.gpu_milli) for shape in shapes], np.int64
-        )
-        self._cpu = _Divisors([shape.resources.cpu_milli for shape in shapes])
-        self._memory = _Divisors([shape.resources.memory_bytes for shape in shapes])
-        asked = [shape.resources.gpu_milli for shape in shapes]
-        self._whole = _Divisors([gpu // WHOLE if gpu >= WHOLE else 0 for gpu in asked])
-        self._part = _Divisors([gpu if 0 < gpu < WHOLE else 0 for gpu in asked])
-        self._allowed: Bits = np.array(
-            [[not shape.gpu_models or model in shape.gpu_models for shape in shapes] for model in models], np.bool_
-        ).reshape(len(models), len(shapes))
+    def __init__(self, typical: Typical, models: tuple[str, ...], capacities: tuple[Resources, ...]) -> None:
+        """Compile them.
 
-    def of(self, free: Columns, model: Ints) -> Ints:
-        """Return the worth of nodes of which so much is free, and whose models have these codes."""
-        if not len(self.weights):
-            return np.zeros(len(model), np.int64)
-        copies = np.minimum(self._cpu.quotients(free.cpu), self._memory.quotients(free.memory))
-        np.minimum(copies, self._whole.quotients(whole_devices(free.devices)), out=copies)
-        np.minimum(copies, self._part.sums(free.devices), out=copies)
-        np.clip(copies, 0, _MOST, out=copies)
-        copies *= self._allowed[model]
-        return copies @ self.weights
+        Args:
+            models: names of the GPU models, in the order of their codes.
+            capacities: what the ready nodes of each model have together.
+        """
+        capacity = sum(capacities, start=Resources())
+        self._worth: Ints = np.array(share_worths(_shares(typical)), np.int64)
+        self._cut: dict[int, Ints] = {}
+        # `unit`: how many units of cost a twelfth of a thousandth of a GPU has
+        self.unit, self._cpu, self._memory = _factors(_mix(typical, capacity))
+        scarce = [_scarcity(typical, models, capacities, code) for code in range(len(models))]
+        self._scarcity: Ints = np.array(scarce, np.int64) * (_PER_MILLI * self.unit) // 1000
 
+    def cuts(self, gpu_milli: int) -> Ints:
+        """Return what cutting such a share off costs at each free amount of a device; where it does not fit, a lot."""
+        cut = self._cut.get(gpu_milli)
+        if cut is None:
+            cut = np.full(WHOLE + 1, 1 << 40, np.int64)
+            cut[gpu_milli:] = self._worth[gpu_milli:] - self._worth[: WHOLE + 1 - gpu_milli]
+            self._cut[gpu_milli] = cut
+        return cut
 
-class _Divisors:
-    """Numbers to divide by, each different one once; dividing by 0 sets no bound."""
+    def of(self, asked: Resources, free: Columns, model: Ints, counts: Ints) -> Ints:
+        """Return what so many replicas cost each node in balance and scarcity.
 
-    def __init__(self, divisors: list[int]) -> None:
-        different = sorted({divisor for divisor in divisors if divisor})
-        place = {divisor: at for at, divisor in enumerate(different)} | {0: len(different)}
-        self._different: Ints = np.array(different, np.int64)
-        self._places: Ints = np.array([place[divisor] for divisor in divisors], np.int64)
+        Args:
+            model: codes of the nodes' models.
+        """
+        gpu, cpu, memory = free.gpu * self.unit, free.cpu * self._cpu, (free.memory // MIB) * self._memory
+        cost = -self._imbalance(gpu, cpu, memory)
+        gpu -= counts * (asked.gpu_milli * self.unit)
+        cpu -= counts * (asked.cpu_milli * self._cpu)
+        memory = ((free.memory - counts * asked.memory_bytes) // MIB) * self._memory
+        cost += self._imbalance(gpu, cpu, memory)
+        cost *= _PER_MILLI
+        if asked.gpu_milli:
+            cost += self._scarcity[model] * (counts * asked.gpu_milli)
+        return cost
 
-    def quotients(self, amounts: Ints) -> Ints:
-        """Return [amount, divisor]: how often each divisor goes into each amount."""
-        table = np.full((len(amounts), len(self._different) + 1), UNBOUNDED, np.int64)
-        np.floor_divide(amounts[:, None], self._different, out=table[:, :-1])
-        return table[:, self._places]
+    def _imbalance(self, gpu: Ints, cpu: Ints, memory: Ints) -> Ints:
+        """Return how far apart the resources of each node are.
 
-    def sums(self, amounts: Ints) -> Ints:
-        """Return [row, divisor]: how often each divisor goes into the amounts of each row, all together."""
-        table = np.full((len(amounts), len(self._different) + 1), UNBOUNDED, np.int64)
-        parts = np.maximum(amounts, 0)[:, :, None] // self._different
-        np.sum(parts, axis=1, out=table[:, :-1])
-        return table[:, self._places]
-
-
-@lru_cache(maxsize=32)
-def worth_of(typical: Typical, models: tuple[str, ...]) -> Worth:
-    """Return the compiled worth; the same for equal arguments."""
-    return Worth(typical, models)
+        Memory counts only where it is short: what is over of it is of no use to anybody.
+        """
+        high, low = np.maximum(gpu, cpu), gpu
+        if self._cpu:
+            low = np.minimum(low, cpu) if self.unit else cpu
+        if self._memory:
+            low = np.minimum(low, memory)
+        return high - low
 
 
-def whole_devices(devices: Ints) -> Ints:
-    """Return how many devices of each node are wholly free."""
-    return np.count_nonzero(devices == WHOLE, axis=1)
+@lru_cache(maxsize=64)
+def costs_of(typical: Typical, models: tuple[str, ...], capacities: tuple[Resources, ...]) -> Costs:
+    """Return the compiled costs; the same for equal arguments."""
+    return Costs(typical, models, capacities)
 
 
-def _amounts(shape: Shape) -> tuple[int, int, int]:
-    return shape.resources.cpu_milli, shape.resources.memory_bytes, shape.resources.gpu_milli
+def _shares(typical: Typical) -> tuple[tuple[int, int], ...]:
+    """Return how often each share of one GPU is asked for."""
+    demand: dict[int, int] = {}
+    for shape, weight in typical.shapes:
+        if 0 < shape.resources.gpu_milli < WHOLE:
+            demand[shape.resources.gpu_milli] = demand.get(shape.resources.gpu_milli, 0) + weight
+    return tuple(sorted(demand.items()))
+
+
+def _mix(typical: Typical, capacity: Resources) -> Resources:
+    """Return what the workload asks for beside its GPUs, all together; of an unknown workload, what the nodes have."""
+    asked = [shape.resources * weight for shape, weight in typical.shapes]
+    if capacity.gpu_milli:
+        asked = [each for each in asked if each.gpu_milli]
+    mix = sum(asked, start=Resources())
+    return mix if mix != Resources() else capacity
+
+
+def _factors(mix: Resources) -> tuple[int, int, int]:
+    """Return by what thousandths of a GPU, of a CPU, and MiB are multiplied to be compared; 0 = not compared.
+
+    Integers with factor(gpu) : factor(cpu) : factor(memory) = 1/mix.gpu : 1/mix.cpu : 1/mix.memory.
+    """
+    if mix.gpu_milli:
+        cpu = min(mix.cpu_milli * WHOLE // mix.gpu_milli, _MOST_BESIDE)  # thousandths beside a GPU
+        memory = min(mix.memory_bytes * WHOLE // mix.gpu_milli // MIB, _MOST_BESIDE)  # MiB beside a GPU
+        gpu = max(cpu, 1) * max(memory, 1)
+        return gpu, WHOLE * max(memory, 1) if cpu else 0, WHOLE * max(cpu, 1) if memory else 0
+    if mix.cpu_milli and mix.memory_bytes:
+        return 0, min(mix.memory_bytes * 1000 // mix.cpu_milli // MIB, _MOST_BESIDE) or 1, 1000
+    return 0, 0, 0
+
+
+def _scarcity(typical: Typical, models: tuple[str, ...], capacities: tuple[Resources, ...], code: int) -> int:
+    """Return by how many per mille the demand that names this model is over what leaves plenty of it.
+
+    1000 per mille would be its share of all GPUs. What may use several models counts for each by its GPUs.
+    """
+    gpus = [capacity.gpu_milli for capacity in capacities]
+    demand = sum(shape.resources.gpu_milli * weight for shape, weight in typical.shapes)
+    named = 0
+    for shape, weight in typical.shapes:
+        if models[code] in shape.gpu_models:
+            among = sum(gpu for model, gpu in zip(models, gpus, strict=True) if model in shape.gpu_models)
+            named += shape.resources.gpu_milli * weight * gpus[code] // max(1, among)
+    if not demand or not gpus[code]:
+        return 0
+    return max(0, named * sum(gpus) * 1000 // (demand * gpus[code]) - _PLENTY)

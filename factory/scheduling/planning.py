@@ -35,7 +35,7 @@ from factory.scheduling.preempting import Preemption, Search
 from factory.scheduling.reasons import precedence
 from factory.scheduling.reserving import Claims, quota_opens_at, reserve
 from factory.scheduling.snapshot import Snapshot
-from factory.scheduling.waiting import Lane, Line, Place, Turn, Waitlist, gang_of
+from factory.scheduling.waiting import Lane, Line, Place, Turn, Waitlist, counts_as, gang_of, in_order
 
 __all__ = ["Admit", "Decision", "Plan", "Planning", "Policy", "Preempt", "plan"]
 
@@ -254,7 +254,8 @@ class Walk:
         self._has_failed = False
         self._held: dict[PoolName, tuple[JobId, Lane]] = {}
         self._opens: dict[PoolName, Instant | None] = {}
-        self._turns: Iterator[tuple[Turn, Lane]] = waitlist.order.items()
+        self._horizon = cycle.horizon(line[1])
+        self._turns: Iterator[tuple[Turn, Lane]] = in_order(waitlist.order, self._horizon)
         if line[0] in cycle.snapshot.queues:
             self.step()
 
@@ -270,7 +271,8 @@ class Walk:
         lane = self.place.lane
         stocks = self._cycle.eligible(lane)
         stock = next((stock for stock in stocks if stock.pool.name not in self._held), stocks[0])
-        return Head(self._line, self.place.turn, stock, stock.slots_of(lane.asked) * lane.replicas)
+        turn = counts_as(self.place.turn, self._horizon)
+        return Head(self._line, turn, stock, stock.slots_of(lane.asked) * lane.replicas)
 
     def held(self, stock: Stock, job: Job) -> Refused | None:
         """Rule P5: the refusal, if an earlier job of the line holds the pool's quota against this one."""
@@ -330,18 +332,18 @@ class Walk:
 
     def _by_lanes(self, after: Turn) -> Iterator[tuple[Turn, Lane]]:
         """Iterate over the jobs after `after` in lanes that may be used still, in order."""
-        heads: list[tuple[Turn, Lane, Iterator[tuple[Turn, JobId]]]] = []
+        heads: list[tuple[Turn, Turn, Lane, Iterator[tuple[Turn, JobId]]]] = []
         for gang, alike in self._waitlist.lanes.items():
             if self._has_failed and self._cycle.is_full_for(gang):
                 continue
             for lane, order in alike.items():
                 if lane not in self._dropped and self._can_use(lane):
-                    items = order.after(after)
+                    items = in_order(order, self._horizon, after)
                     if (first := next(items, None)) is not None:
-                        heads.append((first[0], lane, items))
+                        heads.append((counts_as(first[0], self._horizon), first[0], lane, items))
         heapify(heads)
         while heads:
-            turn, lane, items = heads[0]
+            _, turn, lane, items = heads[0]
             if lane in self._dropped:
                 heappop(heads)
                 continue
@@ -350,4 +352,4 @@ class Walk:
             if following is None:
                 heappop(heads)
             else:
-                heapreplace(heads, (following[0], lane, items))
+                heapreplace(heads, (counts_as(following[0], self._horizon), following[0], lane, items))

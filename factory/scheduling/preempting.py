@@ -33,6 +33,7 @@ from factory.domain.time import SECOND, Instant
 from factory.scheduling.cycle import Cycle, Stock, begin_of
 from factory.scheduling.floor import Floor
 from factory.scheduling.persistent import SortedMap
+from factory.scheduling.policies.order import capped
 from factory.scheduling.quota import ENDLESS, ROOT, available, bubble
 from factory.scheduling.waiting import Lane, Turn
 
@@ -191,21 +192,25 @@ class Search:
     def _of_queue(self, queue: QueueName, turn: Turn | None) -> list[_Candidate]:
         """Return the candidates of one queue, cheapest first; with `turn`, those that yield to it."""
         cycle, stock = self._cycle, self._stock
+        order, policy = stock.order, cycle.policy
+        most = order.max_preemptions if policy.max_preemptions is None else policy.max_preemptions
+        quiet_s = order.min_runtime_s if policy.min_runtime_s is None else policy.min_runtime_s
+        horizon = cycle.horizon(order.name)
         found: list[tuple[tuple[int, ...], JobId, _Candidate]] = []
         holders: SortedMap[JobId, int] | None = cycle.snapshot.holders.get((queue, stock.pool.name))
         for id, _ in holders.items() if holders is not None else ():
             job = cycle.snapshot.jobs[id]
             rank: tuple[int, ...] = ()
             if turn is not None:
-                left = cycle.running_ms(job) if stock.order.is_by_length else None
-                key = stock.order.running(job, left, cycle.now)
-                if not stock.order.yields(turn[0], key):
+                left = cycle.running_ms(job) if order.is_by_length else None
+                key = capped(order.running(job, left, cycle.now), horizon)
+                if not order.yields(capped(turn[0], horizon), key):
                     continue
                 rank = tuple(-part for part in key)
             live = job.live_attempt
-            if live is None or live.stop is not None or preemptions(job) >= cycle.policy.max_preemptions:
+            if live is None or live.stop is not None or preemptions(job) >= most:
                 continue
-            grown_up = begin_of(live) + cycle.policy.min_runtime_s * SECOND
+            grown_up = begin_of(live) + quiet_s * SECOND
             if grown_up > cycle.now:
                 self.quiet_until = grown_up if self.quiet_until is None else min(self.quiet_until, grown_up)
                 continue

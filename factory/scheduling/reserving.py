@@ -12,11 +12,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from factory.domain.ids import JobId, PoolName, QueueName
-from factory.domain.jobs import Attempt, Job, Placement, Topology
+from factory.domain.jobs import Attempt, Job, Topology
+from factory.domain.pools import Node
 from factory.domain.time import Instant
 from factory.scheduling.cycle import READY, Cycle, Reservation, Stock
-from factory.scheduling.devices import grant
-from factory.scheduling.fleet import WHOLE, Fleet, kind_of
+from factory.scheduling.fleet import Fleet, kind_of
 from factory.scheduling.floor import Floor
 from factory.scheduling.holding import load_of
 from factory.scheduling.quota import available, bubble
@@ -37,9 +37,9 @@ def reserve(cycle: Cycle, job: Job, lane: Lane, stock: Stock) -> None:
             room.take(placements)
             stock.reserve(Reservation(job.id, job.spec.queue, placements, starts_at, is_claim=False), room)
             return
-    room = Floor(_idle(cycle, stock), stock.floor.typical)
-    placements = _on_freest(lane, stock)
-    if placements:
+    room = Floor(Fleet.build(load_of(node, None) for node in _freest(lane, stock)), stock.typical)
+    placements = room.place(lane.shape, lane.least, lane.topology)
+    if placements is not None:
         room.take(placements)
         stock.reserve(Reservation(job.id, job.spec.queue, placements, None, is_claim=False), room)
 
@@ -47,7 +47,6 @@ def reserve(cycle: Cycle, job: Job, lane: Lane, stock: Stock) -> None:
 def _first_room(cycle: Cycle, lane: Lane, stock: Stock) -> tuple[Instant, Floor] | None:
     """Return when the gang first fits by the expected ends of running jobs, and what is free then."""
     ends = stock.expected_ends(cycle.policy.lookahead)
-    ends = list(ends)
     room = stock.floor.copy()
     for first in range(0, len(ends), _BATCH):
         batch = ends[first : first + _BATCH]
@@ -64,13 +63,8 @@ def _first_room(cycle: Cycle, lane: Lane, stock: Stock) -> tuple[Instant, Floor]
     return None
 
 
-def _idle(cycle: Cycle, stock: Stock) -> Fleet:
-    """Return the pool as if nothing ran on it."""
-    return Fleet.build(load_of(node, None) for node in stock.fleet.nodes)
-
-
-def _on_freest(lane: Lane, stock: Stock) -> tuple[Placement, ...]:
-    """Return where the gang could go once the freest nodes are empty; the lowest ids of those that are equally free."""
+def _freest(lane: Lane, stock: Stock) -> list[Node]:
+    """Return the freest of the nodes on which the gang could go if they were empty, as few as it needs."""
     fleet, slot = stock.fleet, stock.pool.flavor.slot
     free = np.full(len(fleet.nodes), np.iinfo(np.int64).max, np.int64)
     for column, each in (
@@ -80,28 +74,18 @@ def _on_freest(lane: Lane, stock: Stock) -> tuple[Placement, ...]:
     ):
         if each:
             np.minimum(free, column * 1000 // each, out=free)
-    rooms: dict[str, list[tuple[int, int]]] = {}
+    groups: dict[str, tuple[int, list[Node]]] = {}  # by zone, if it matters: how many replicas fit on which nodes
     for row in np.argsort(-free, kind="stable").tolist():
         node = fleet.nodes[row]
-        if node.state not in READY:
+        room = kind_of(node).room(lane.shape) if node.state in READY else 0
+        if room == 0 or (lane.topology is Topology.ONE_NODE and room < lane.least):
             continue
-        room = kind_of(node).room(lane.shape)
-        if room:
-            zone = node.zone if lane.topology is Topology.SAME_ZONE else ""
-            rooms.setdefault(zone, []).append((1 if lane.topology is Topology.SPREAD else room, row))
-    for _, members in sorted(rooms.items(), key=lambda entry: (-sum(room for room, _ in entry[1]), entry[0])):
-        if lane.topology is Topology.ONE_NODE:
-            members = [(room, row) for room, row in members if room >= lane.least][:1]
-        missing, placements = lane.least, list[Placement]()
-        for room, row in members:
-            node = fleet.nodes[row]
-            count = min(room, missing)
-            for shares in grant((WHOLE,) * node.devices, lane.asked.gpu_milli, count):
-                placements.append(Placement(len(placements), node.id, lane.asked, shares))
-            missing -= count
-            if not missing:
-                return tuple(placements)
-    return ()
+        zone = node.zone if lane.topology is Topology.SAME_ZONE else ""
+        so_far, nodes = groups.get(zone, (0, []))
+        groups[zone] = so_far + (1 if lane.topology is Topology.SPREAD else room), [*nodes, node]
+        if groups[zone][0] >= lane.least:
+            return groups[zone][1]
+    return []
 
 
 class Claims:

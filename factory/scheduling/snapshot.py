@@ -351,7 +351,7 @@ class _Draft:
         if self._offers_changed:
             self._line_up(sorted(self._places))
         for kind in sorted(self._taught):
-            self._line_up(sorted(self._members.get(kind, Trie[JobId, None]())))
+            self._line_up(sorted(self._members.get(kind, ())))
         if self._tree_changed:
             self._trees = Trees(self._queues)
             self._tree_used = _summed(self._trees, self._used)

@@ -7,9 +7,11 @@ what cannot start now is tried once, however many wait for it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from heapq import merge
+from itertools import chain, takewhile
+from typing import NamedTuple, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from factory.domain.ids import JobId, PoolName, QueueName, TenantId
@@ -20,7 +22,7 @@ from factory.domain.time import SECOND, Instant
 from factory.scheduling.estimating import RunTimes, remaining_ms
 from factory.scheduling.fleet import WHOLE, Shape
 from factory.scheduling.persistent import SortedMap, Trie, sorted_map
-from factory.scheduling.policies.order import Key
+from factory.scheduling.policies.order import Key, capped
 from factory.scheduling.policies.registry import DEFAULT, policy_named
 from factory.scheduling.reasons import kinds
 
@@ -33,8 +35,10 @@ __all__ = [
     "Routes",
     "Turn",
     "Waitlist",
+    "counts_as",
     "eligible_pools",
     "gang_of",
+    "in_order",
     "is_sound",
     "lane_of",
     "policy_of",
@@ -42,6 +46,8 @@ __all__ = [
     "turn_of",
     "waits",
 ]
+
+V = TypeVar("V")
 
 Line: TypeAlias = tuple[QueueName, str]  # a queue, and the policy that jobs wait under
 Turn: TypeAlias = tuple[Key, Instant, JobId]  # order inside a line: the policy's key, submitted at, id; least first
@@ -109,6 +115,7 @@ class Waitlist:
 
     order: SortedMap[Turn, Lane]
     lanes: Mapping[Gang, Mapping[Lane, SortedMap[Turn, JobId]]]
+    submitted: int = 0  # sum of the times of submission
 
     def __len__(self) -> int:
         return len(self.order)
@@ -122,7 +129,8 @@ class Waitlist:
         alike = self.lanes.get(place.lane.gang, {})
         jobs: SortedMap[Turn, JobId] = alike.get(place.lane, SortedMap())
         alike = {**alike, place.lane: jobs.insert(place.turn, place.turn[2])}
-        return Waitlist(self.order.insert(place.turn, place.lane), {**self.lanes, place.lane.gang: alike})
+        lanes = {**self.lanes, place.lane.gang: alike}
+        return Waitlist(self.order.insert(place.turn, place.lane), lanes, self.submitted + place.turn[1])
 
     def left(self, place: Place) -> Waitlist:
         """Return the waitlist without a job."""
@@ -136,7 +144,7 @@ class Waitlist:
             lanes[place.lane.gang] = alike
         else:
             del lanes[place.lane.gang]
-        return Waitlist(self.order.discard(place.turn), lanes)
+        return Waitlist(self.order.discard(place.turn), lanes, self.submitted - place.turn[1])
 
     @classmethod
     def of(cls, places: list[Place]) -> Waitlist:
@@ -147,10 +155,39 @@ class Waitlist:
         return cls(
             sorted_map((place.turn, place.lane) for place in places),
             {gang: {lane: sorted_map(jobs) for lane, jobs in alike.items()} for gang, alike in lanes.items()},
+            sum(place.turn[1] for place in places),
         )
 
 
 NOBODY = Waitlist(SortedMap(), {})
+
+
+def in_order(jobs: SortedMap[Turn, V], horizon: int | None, after: Turn | None = None) -> Iterator[tuple[Turn, V]]:
+    """Iterate over jobs in the order that counts: keys from the horizon on are equal in their first part."""
+    if horizon is None:
+        yield from jobs.items() if after is None else jobs.after(after)
+        return
+    below: list[Iterator[tuple[Turn, V]]] = []
+    above: list[Iterator[tuple[Turn, V]]] = []
+    first = next(jobs.items(), None)
+    while first is not None:
+        level = first[0][0][0]
+        (below if level < horizon else above).append(_of_level(jobs, first, level))
+        first = next(jobs.after(((level + 1,), 0, JobId(""))), None)
+    merged = merge(*above, key=lambda item: (item[0][0][1:], item[0][1:]))
+    for turn, value in chain(*below, merged):
+        if after is None or counts_as(turn, horizon) > counts_as(after, horizon):
+            yield turn, value
+
+
+def counts_as(turn: Turn, horizon: int | None) -> Turn:
+    """Return the turn as it counts below a horizon."""
+    return capped(turn[0], horizon), turn[1], turn[2]
+
+
+def _of_level(jobs: SortedMap[Turn, V], first: tuple[Turn, V], level: int) -> Iterator[tuple[Turn, V]]:
+    yield first
+    yield from takewhile(lambda item: item[0][0][0] == level, jobs.after(first[0]))
 
 
 def waits(job: Job) -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from factory.domain.jobs import (
     AttemptState,
@@ -37,10 +37,27 @@ __all__ = [
     "OutcomeView",
     "OutputSpec",
     "PlacementView",
+    "PlanView",
     "ProgressView",
     "RetrySpec",
     "WaitingView",
 ]
+
+
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("no process takes a text with the character NUL: leave it out")
+    return text
+
+
+def _variable(name: str) -> str:
+    if not name or "=" in name:
+        raise ValueError("the name of an environment variable is not empty and holds no '='")
+    return name
+
+
+ProcessText = Annotated[str, AfterValidator(_without_nul)]  # an argument or the value of a variable
+VariableName = Annotated[ProcessText, AfterValidator(_variable)]
 
 
 class FunctionSpec(WireModel):
@@ -57,7 +74,7 @@ class FunctionSpec(WireModel):
 class CommandSpec(WireModel):
     """A program and its arguments, run in the bundle's folder."""
 
-    argv: tuple[str, ...] = Field(min_length=1)
+    argv: tuple[ProcessText, ...] = Field(min_length=1)
     bundle: str | None = None
 
 
@@ -107,21 +124,22 @@ class JobSpec(WireModel):
     gpu: float = Field(0.0, ge=0, le=10_000)  # a fraction below 1 is a share of one device
     replicas: int = Field(1, ge=1, le=10_000, description="Size of the gang: all or nothing, but see min_replicas.")
     min_replicas: int | None = Field(
-        None, ge=1, le=10_000, description="It may start with so few of its replicas; null = all or nothing."
+        default=None, ge=1, le=10_000, description="It may start with so few of its replicas; null = all or nothing."
     )
     queue: Name | None = None  # None = the tenant's own queue
     pool: str | None = None
     flavors: tuple[str, ...] = Field(
-        (), max_length=20, description="Kinds of node that it may use, best first; empty = any (GET /pools)."
+        default=(), max_length=20, description="Kinds of node that it may use, best first; empty = any (GET /pools)."
     )
     gpu_models: tuple[str, ...] = Field(
-        (), max_length=20, description="Of which its GPUs must be; empty = any (GET /nodes)."
+        default=(), max_length=20, description="Of which its GPUs must be; empty = any (GET /nodes)."
     )
     topology: Topology = Field(
-        Topology.ANY, description="How its replicas lie: any, one-node, same-zone, or spread (each on its own node)."
+        default=Topology.ANY,
+        description="How its replicas lie: any, one-node, same-zone, or spread (each on its own node).",
     )
     estimate_s: int | None = Field(
-        None,
+        default=None,
         ge=1,
         le=LONGEST_S,
         description="Seconds that it is expected to run in all. It plans with it and never ends the job: that is "
@@ -135,7 +153,7 @@ class JobSpec(WireModel):
     timeout_s: int | None = Field(None, ge=1, le=LONGEST_S)
     start_timeout_s: int = Field(300, ge=1, le=LONGEST_S)
     grace_s: int = Field(10, ge=0, le=3600)
-    env: dict[str, str] = {}
+    env: dict[VariableName, ProcessText] = {}
     seed: int = Field(0, ge=0, lt=2**63)
     after: tuple[str, ...] = ()
     labels: dict[str, str] = {}
@@ -271,8 +289,27 @@ class ExplanationView(WireModel):
     position: int | None = None  # 1 = next
     queue_length: int = 0
     used_slots: float = 0  # by its queue, now
-    nominal_slots: float | None = None
-    expected_start: int | None = None
+    nominal_slots: float | None = None  # its quota; None = not limited by one of its own
+    expected_start: int | None = None  # None = not known
+    helps: tuple[str, ...] = ()  # what would let it start sooner, each a sentence
+
+
+class PlanView(WireModel):
+    """What would come of a job if it were submitted now. Nothing is stored, and nothing is promised."""
+
+    feasible: bool  # it could run, at the latest when the factory is idle
+    message: str  # one paragraph for a person
+    waiting: WaitingView | None = None  # why it would wait, or could never run; None: it would start now
+    pool: str | None = None  # where it would start now, with `flavor`, `replicas` and `placements`
+    flavor: str | None = None
+    replicas: int = 0
+    placements: tuple[PlacementView, ...] = ()
+    preempts: tuple[str, ...] = ()  # jobs of the caller's tenant that it would stop
+    preempts_others: int = 0  # how many of other tenants
+    expected_start: int | None = None  # None = not known
+    slots: float = 0  # what it would hold
+    estimate_s: int | None = None  # as declared
+    slot_hours: float | None = None  # slots × estimate; None: it declares none
 
 
 class EventView(WireModel):

@@ -71,7 +71,10 @@ class QuotaModel(WireModel):
     nominal: float = Field(ge=0, le=1e9)
     borrowing: float | None = Field(0.0, ge=0, le=1e9)  # None = without limit: the quota then bounds nothing here
     lending: float | None = Field(
-        None, ge=0, le=1e9, description="How much of nominal others may have while it is idle here; null = all of it."
+        default=None,
+        ge=0,
+        le=1e9,
+        description="How much of nominal others may have while it is idle here; null = all of it.",
     )
 
     @field_validator("lending")

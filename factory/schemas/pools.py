@@ -12,7 +12,7 @@ from factory.schemas.platform import NodeView
 
 __all__ = ["LEAST_FENCE_S", "POLICIES", "Fence", "FenceReply", "PoolSettings"]
 
-LEAST_FENCE_S = 30  # renewals come every 5 s, and a kill may take 10
+LEAST_FENCE_S = 20  # renewals come every 5 to 7 s, and a kill may take 10
 POLICIES = ("fair", "fifo", "shortest", "least-attained-service")  # the first is the default
 Fence = Annotated[int, Field(ge=LEAST_FENCE_S, le=86_400)]  # self_fence_s
 
@@ -31,5 +31,5 @@ class PoolSettings(WireModel):
     tenant: Name | None = None  # with isolation "tenant": whose it is
     self_fence_s: Literal[0] | Fence | None = None  # 0 = off
     policy: str | None = Field(
-        None, max_length=63, description=f"In which order jobs get its slots: {', '.join(POLICIES)}."
+        default=None, max_length=63, description=f"In which order jobs get its slots: {', '.join(POLICIES)}."
     )

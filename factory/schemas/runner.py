@@ -86,6 +86,7 @@ class DesiredAttempt(WireModel):
     stop: Stop | None = None  # stop it: notice now, kill after spec.grace_s
     token: str  # the attempt's bearer token; never log it
     queued_at: int = 0
+    self_fence_s: int | None = None  # its nodes end it when they were not renewed so long
 
 
 class ServerWire(WireModel):
@@ -120,6 +121,7 @@ class DesiredReply(WireModel):
     attempts: tuple[DesiredAttempt, ...]
     warm_per_node: int
     ingress: IngressWire
+    self_fence: bool = False  # some pool of this runner has a self-fence: renew the nodes
 
 
 class AttemptReport(WireModel):

@@ -7,6 +7,7 @@ from typing import Self
 
 from factory.schemas.platform import StatusView
 from factory.sdk.datasets import Datasets
+from factory.sdk.history import History
 from factory.sdk.jobs import Jobs
 from factory.sdk.models import Algorithms, Endpoints, Models
 from factory.sdk.platform import Keys, Nodes, Pools, Queues, Tenants
@@ -31,6 +32,7 @@ class Client:
         self.profile = load_profile(url, key, tenant)
         self.transport = Transport(self.profile, timeout_s=timeout_s)
         self.jobs = Jobs(self.transport)
+        self.history = History(self.transport)
         self.datasets = Datasets(self.transport)
         self.algorithms = Algorithms(self.transport)
         self.models = Models(self.transport)

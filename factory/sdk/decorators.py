@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from factory import errors
-from factory.schemas.jobs import InputSpec, JobSpec
+from factory.schemas.jobs import InputSpec, JobSpec, PlanView
 from factory.sdk.bundles import bundle_folder, locate
 from factory.sdk.client import Client
 from factory.sdk.jobs import JobHandle, job_spec
@@ -53,6 +53,11 @@ class FactoryFunction(Generic[P, R]):
         spec = self.spec(client, args, kwargs)
         return client.jobs.submit(spec, idempotency_key=self.options.get("idempotency_key"))
 
+    def plan(self, *args: Any, **kwargs: Any) -> PlanView:
+        """Say what would come of `submit` with these arguments: nothing is stored, the code stays here."""
+        client: Client = self.options.get("client") or Client.default()
+        return client.jobs.plan(self._spec(self._code(), args, kwargs))
+
     def map(self, items: Iterable[Any]) -> JobList:
         """Submit one job per item (its only argument), up to 1,000 in one transaction each; all share the code."""
         client: Client = self.options.get("client") or Client.default()
@@ -82,16 +87,21 @@ class FactoryFunction(Generic[P, R]):
         return job_spec(function={**code, "args": args, "kwargs": dict(kwargs)}, **options)
 
     def _upload(self, client: Client) -> dict[str, Any]:
+        return self._code(client.jobs.upload_bundle)
+
+    def _code(self, upload: Callable[[str, bytes], None] | None = None) -> dict[str, Any]:
+        """Return what of the spec names the code, once it is uploaded."""
         ref = locate(self.function)
         if ref is None:
-            return self._pickled(client)
+            return self._pickled(upload)
         if ref.root is None:
             return {"module": ref.module, "qualname": ref.qualname}
         bundle = bundle_folder(ref.root, ref.only)
-        client.jobs.upload_bundle(bundle.digest, bundle.content)
+        if upload is not None:
+            upload(bundle.digest, bundle.content)
         return {"module": ref.module, "qualname": ref.qualname, "bundle": bundle.digest}
 
-    def _pickled(self, client: Client) -> dict[str, Any]:
+    def _pickled(self, upload: Callable[[str, bytes], None] | None) -> dict[str, Any]:
         try:
             import cloudpickle
         except ImportError as exc:
@@ -101,7 +111,8 @@ class FactoryFunction(Generic[P, R]):
             ) from exc
         content: bytes = cloudpickle.dumps(self.function)
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-        client.jobs.upload_bundle(digest, content)
+        if upload is not None:
+            upload(digest, content)
         return {"pickled": digest}
 
 
@@ -130,8 +141,8 @@ def job(**options: Any) -> Callable[[Callable[P, R]], FactoryFunction[P, R]]: ..
 def job(function: Callable[P, R] | None = None, /, **options: Any) -> Any:
     """Make a function submittable: `@factory.job` or `@factory.job(cpu=2, memory="4GiB", retries=…)`.
 
-    Options are the fields of `JobSpec` (cpu, memory, gpu, replicas, queue, pool, inputs, outputs, retry, timeout_s, …),
-    and `client` and `idempotency_key`.
+    Options are the fields of `JobSpec` (cpu, memory, gpu, replicas, min_replicas, queue, pool, flavors, gpu_models,
+    topology, estimate_s, priority, inputs, outputs, retry, timeout_s, …), and `client` and `idempotency_key`.
     """
     if function is not None:
         return FactoryFunction(function, options)

@@ -21,8 +21,9 @@ from factory.schemas.jobs import (
     JobPatch,
     JobSpec,
     JobView,
+    PlanView,
 )
-from factory.sdk.transport import Transport
+from factory.sdk.transport import Transport, validated
 
 __all__ = ["JobHandle", "Jobs", "LogLine"]
 
@@ -214,6 +215,14 @@ class Jobs:
         view = self._transport.send(JobView, "POST", "/jobs", spec, headers={"Idempotency-Key": key})
         return JobHandle(self._transport, view)
 
+    def plan(self, spec: JobSpec | None = None, /, **fields: Any) -> PlanView:
+        """Say what would come of a job if it were submitted now: nothing is stored, and code need not be uploaded.
+
+        Raises: InvalidRequestError and its kin, as `submit`; what can never run is an answer (`feasible` False).
+        """
+        spec = spec if spec is not None else job_spec(**fields)
+        return self._transport.send(PlanView, "POST", "/jobs:plan", spec, idempotent=True)
+
     def submit_many(self, specs: Sequence[JobSpec], *, idempotency_key: str | None = None) -> list[JobHandle]:
         """Submit up to 1,000 jobs in one transaction: all or none."""
         prefix = idempotency_key or str(uuid.uuid4())
@@ -246,14 +255,4 @@ class Jobs:
 
 def job_spec(**fields: Any) -> JobSpec:
     """Make a JobSpec; a wrong field is an InvalidRequestError that names it, as the server would say it."""
-    from pydantic import ValidationError
-
-    try:
-        return JobSpec.model_validate(fields)
-    except ValidationError as exc:
-        first = exc.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "spec"
-        known = JobSpec.model_fields if first["type"] == "extra_forbidden" and len(first["loc"]) == 1 else ()
-        raise errors.InvalidRequestError(
-            f"{where}: {first['msg']}{errors.did_you_mean(where, known)}", hint="see: factory jobs submit --help"
-        ) from exc
+    return validated(JobSpec, fields, hint="see: factory jobs submit --help")

@@ -21,7 +21,7 @@ from factory.schemas.platform import (
     TenantView,
 )
 from factory.schemas.pools import FenceReply, PoolSettings
-from factory.sdk.transport import Transport
+from factory.sdk.transport import Transport, validated
 
 __all__ = ["Keys", "Nodes", "Pools", "Queues", "Tenants"]
 
@@ -130,9 +130,8 @@ class Queues:
             quotas: per pool {"pool", "nominal", "borrowing", "lending"} in slots; `borrowing` None = without limit,
                 left out: 0, `lending` None = all of nominal. What no quota names is not limited by this queue.
         """
-        body = QueueRequest.model_validate(
-            {"tenant": tenant, "parent": parent, "weight": weight, "quotas": tuple(quotas)}
-        )
+        fields = {"tenant": tenant, "parent": parent, "weight": weight, "quotas": tuple(quotas)}
+        body = validated(QueueRequest, fields, hint="see: factory queues set --help")
         return self._transport.send(QueueView, "PUT", f"/queues/{name}", body)
 
     def delete(self, name: str) -> None:

@@ -18,7 +18,7 @@ from factory.sdk.profile import Profile
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Transport", "error_from"]
+__all__ = ["Transport", "error_from", "validated"]
 
 M = TypeVar("M", bound=WireModel)
 _RETRY_STATUS = frozenset({502, 503, 504})
@@ -55,6 +55,20 @@ def error_from(status: int, body: bytes) -> errors.FactoryError:
     if problem.request_id:
         error.facts["request_id"] = problem.request_id
     return error
+
+
+def validated(model: type[M], fields: Mapping[str, Any], *, hint: str) -> M:
+    """Return the model of what a person gave. Raises: InvalidRequestError: it names the field, as the server would."""
+    from pydantic import ValidationError
+
+    try:
+        return model.model_validate(fields)
+    except ValidationError as exc:
+        first = exc.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "spec"
+        known = model.model_fields if first["type"] == "extra_forbidden" and len(first["loc"]) == 1 else ()
+        message = first["msg"].removeprefix("Value error, ")
+        raise errors.InvalidRequestError(f"{where}: {message}{errors.did_you_mean(where, known)}", hint=hint) from exc
 
 
 class Transport:

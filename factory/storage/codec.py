@@ -30,7 +30,7 @@ from pydantic_core import (
 from factory.domain.datasets import Dataset, DatasetVersion, Upload
 from factory.domain.endpoints import Endpoint
 from factory.domain.events import Event
-from factory.domain.jobs import Job
+from factory.domain.jobs import Job, JobSpec
 from factory.domain.models import Model, ModelVersion
 from factory.domain.pools import Node, Pool, Runner
 from factory.domain.tenancy import Key, Queue, Tenant
@@ -51,6 +51,7 @@ __all__ = [
     "PROGRESS",
     "QUEUE",
     "RUNNER",
+    "SPEC",
     "TENANT",
     "UPLOAD",
     "Codec",
@@ -77,12 +78,20 @@ class Codec(Generic[T]):
         self._write = SchemaSerializer(_schema(kind, writing=True), _CONFIG)
         self._read = SchemaValidator(_schema(kind, writing=False), _CONFIG)
 
-    def dump(self, value: T) -> str:
-        """Return the value's JSON. Raises: TypeError: a field holds what its annotation does not allow."""
+    def dump(self, value: T, **texts: str) -> str:
+        """Return the value's JSON.
+
+        Args:
+            texts: JSON of fields that is at hand; they are not encoded again.
+        Raises: TypeError: a field holds what its annotation does not allow.
+        """
         try:
-            return self._write.to_json(value, by_alias=True, warnings="error").decode()
+            text = self._write.to_json(value, by_alias=True, warnings="error", exclude=set(texts) or None).decode()
         except PydanticSerializationError as exc:
             raise TypeError(f"not a valid {self.name}, so it is not stored: {exc}") from exc
+        for name, given in texts.items():
+            text = f'{{"{name}":{given},{text[1:]}'
+        return text
 
     def load(self, text: str) -> T:
         """Return the value. Raises: ConfigurationError: it was written by a release that knows more, or is damaged."""
@@ -167,6 +176,7 @@ POOL = Codec[Pool](Pool)
 NODE = Codec[Node](Node)
 RUNNER = Codec[Runner](Runner)
 JOB = Codec[Job](Job)
+SPEC = Codec[JobSpec](JobSpec)
 EVENT = Codec[Event](Event, "Event")
 PROGRESS = Codec[AttemptProgress](AttemptProgress)
 DATASET = Codec[Dataset](Dataset)

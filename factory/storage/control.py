@@ -8,13 +8,13 @@ of them on one row fail instead of waiting.)
 
 from __future__ import annotations
 
-from sqlalchemy import bindparam, delete, func, insert, select
+from sqlalchemy import bindparam, delete, func, select
 
 from factory.control.ports import FeedEntry, FeedKind, Lease
 from factory.domain.time import Instant
 from factory.errors import FeedPrunedError, FencedError
 from factory.storage.session import SqlSession
-from factory.storage.sql import Sql, compiled
+from factory.storage.sql import Sql, compiled, insert_many
 from factory.storage.tables import feed, feed_state
 
 __all__ = ["FEED_LOCK", "ControlSql"]
@@ -26,7 +26,7 @@ _FEED = compiled(
     select(feed.c.seq, feed.c.kind, feed.c.key).where(feed.c.seq > bindparam("after")).order_by(feed.c.seq),
     limited=True,
 )
-_APPEND = compiled(insert(feed).values(kind=bindparam("kind"), key=bindparam("key")))
+_APPEND = insert_many(feed, "kind", "key")
 _PRUNED = compiled(select(feed_state.c.pruned))
 _PRUNE = compiled(delete(feed).where(feed.c.seq < bindparam("before")))
 _SET_PRUNED = Sql(
@@ -111,12 +111,13 @@ class ControlSql(SqlSession):
             )
 
     def flush_feed(self) -> None:
-        """Append what this transaction changed; the last thing before it commits."""
+        """Carry out what waits, and append what this transaction changed; the last thing before it commits."""
+        self._settle()
         if not self._changes:
             return
         if self._is_postgresql:
             self._rows(_LOCK_FEED, {})
-        self._write_many(_APPEND, [{"kind": kind.value, "key": key} for kind, key in self._changes])
+        self._write_all(_APPEND, [(kind.value, key) for kind, key in self._changes])
         self._changes.clear()
 
     def _pruned(self) -> int:

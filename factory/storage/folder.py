@@ -1,13 +1,17 @@
-"""One control plane per data folder and per database file: an exclusive lock that the kernel drops when its holder
-dies, however it dies.
+"""The data folder and a SQLite file are one user's and one control plane's.
+
+Only the user who runs the factory may read them: they hold every tenant's rows and the secret that tokens are made
+with. And an exclusive lock, which the kernel drops when its holder dies, however it dies, lets in one control plane.
 
 Holding it proves that a leader before us in this folder is dead (DESIGN §1). Local file systems only, not NFS.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import stat
 from pathlib import Path
 from types import TracebackType
 
@@ -15,7 +19,7 @@ from sqlalchemy.engine import make_url
 
 from factory.errors import ConfigurationError
 
-__all__ = ["FolderLock", "folders_to_lock"]
+__all__ = ["FolderLock", "folders_to_lock", "private_file", "private_folder"]
 
 
 def folders_to_lock(data: Path, database_url: str) -> tuple[Path, ...]:
@@ -35,6 +39,32 @@ def folders_to_lock(data: Path, database_url: str) -> tuple[Path, ...]:
             hint="write FACTORY_DATABASE_URL=sqlite:////folder/factory.db",
         )
     return tuple(dict.fromkeys((data.resolve(), Path(name).resolve().parent)))
+
+
+def private_folder(folder: Path) -> None:
+    """Make the folder if it is not there, and shut out other users (0700), unless it is somebody else's: a volume."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _shut(folder)
+
+
+def private_file(path: Path) -> None:
+    """Make the database file if it is not there, and shut out other users (0600), also from its WAL and index.
+
+    SQLite gives those two the mode of the database file when it makes them. What cannot be made here is told by whoever
+    opens it next.
+    """
+    # O_EXCL: to close a descriptor of a file that this process has open would drop the locks that SQLite holds on it
+    with contextlib.suppress(OSError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    for each in (path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))):
+        _shut(each)
+
+
+def _shut(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        found = path.stat()
+        if found.st_uid == os.geteuid() and found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            path.chmod(found.st_mode & stat.S_IRWXU)
 
 
 class FolderLock:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 
-from sqlalchemy import bindparam, func, or_, select, text
+from sqlalchemy import bindparam, func, or_, select, text, update
 from sqlalchemy.dialects import postgresql
 
 from factory.control.ports import FeedKind
-from factory.domain.events import Recorded
+from factory.domain.events import Event, Recorded
 from factory.domain.ids import AttemptId, JobId, RunnerId, TenantId
 from factory.domain.jobs import Attempt, Job, JobState
-from factory.domain.tenancy import Queue, Scope
+from factory.domain.tenancy import PLATFORM, Queue, Scope
 from factory.errors import ConflictError, NotFoundError, StaleWriteError
 from factory.jobs.ports import AttemptProgress, IdempotencyRecord, JobFilter
 from factory.storage import codec
+from factory.storage.bodies import JobBodies
 from factory.storage.history import check_events
-from factory.storage.session import SqlSession
-from factory.storage.sql import Query, Sql, compiled, insert_new, replace_guarded, scoped, upsert_new
+from factory.storage.session import Cursor, SqlSession
+from factory.storage.sql import Params, Query, Row, Sql, compiled, insert_many, replace_many, scoped
 from factory.storage.tables import attempts, events, idempotency, jobs, progress, queues
 
 __all__ = ["JobSql"]
@@ -27,20 +29,28 @@ __all__ = ["JobSql"]
 _IS_OPEN = text("is_open = 1")
 _IS_LIVE = text("live_runner IS NOT NULL")
 
-_JOB = compiled(select(jobs.c.body, jobs.c.tenant).where(jobs.c.id == bindparam("id")))
+_ROW = select(jobs.c.id, jobs.c.body)
+_JOB = compiled(_ROW.where(jobs.c.id == bindparam("id")))
+# A list of ids is one parameter: JSON on SQLite, an array on PostgreSQL.
+_JOBS_OF = Sql(
+    "SELECT id, body FROM jobs WHERE id IN (SELECT value FROM json_each(:ids))",
+    "SELECT id, body FROM jobs WHERE id = ANY(%(ids)s)",
+)
 _JOB_OF_ATTEMPT = compiled(
-    select(jobs.c.body, jobs.c.tenant)
-    .join_from(attempts, jobs, attempts.c.job_id == jobs.c.id)
-    .where(attempts.c.id == bindparam("id"))
+    _ROW.join_from(attempts, jobs, attempts.c.job_id == jobs.c.id).where(attempts.c.id == bindparam("id"))
 )
-_OPEN_JOBS = scoped(select(jobs.c.body).where(_IS_OPEN).order_by(jobs.c.id), jobs.c.tenant)
-_LIVE_JOBS = scoped(
-    select(jobs.c.body).where(_IS_LIVE, jobs.c.live_runner == bindparam("runner")).order_by(jobs.c.id), jobs.c.tenant
-)
+_OPEN_JOBS = scoped(_ROW.where(_IS_OPEN).order_by(jobs.c.id), jobs.c.tenant)
+_LIVE_JOBS = scoped(_ROW.where(_IS_LIVE, jobs.c.live_runner == bindparam("runner")).order_by(jobs.c.id), jobs.c.tenant)
 _COUNT = scoped(select(jobs.c.state, func.count().label("n")).group_by(jobs.c.state), jobs.c.tenant)
-_INSERT_JOB = insert_new(jobs)
-_UPDATE_JOB = replace_guarded(jobs, "state", "is_open", "live_runner", "body", guard="seq")
-_UPSERT_ATTEMPT = upsert_new(attempts, "runner", "state")
+_INSERT_JOBS = insert_many(
+    jobs, "state", "is_open", "live_runner", "seq", "body", "id", "tenant", "queue", "name", "group_kind", "group_id"
+)
+_UPDATE_JOBS = replace_many(jobs, "state", "is_open", "live_runner", "seq", "body", guard="seq")
+# written although nothing changes: only a write meets a neighbour's write (PostgreSQL, REPEATABLE READ)
+_PIN_JOB = compiled(
+    update(jobs).where(jobs.c.id == bindparam("job_id"), jobs.c.seq == bindparam("expected")).values(seq=jobs.c.seq)
+)
+_PUT_ATTEMPTS = insert_many(attempts, "id", "job_id", "ordinal", "runner", "state", overwrites=("runner", "state"))
 
 _EVENTS = scoped(
     select(events.c.seq, events.c.body)
@@ -50,7 +60,7 @@ _EVENTS = scoped(
     jobs.c.tenant,
     limited=True,
 )
-_INSERT_EVENT = insert_new(events)
+_INSERT_EVENTS = insert_many(events, "job_id", "seq", "body")
 
 _PROGRESS = compiled(
     select(progress.c.body, jobs.c.tenant)
@@ -72,27 +82,53 @@ _PUT_PROGRESS = compiled(
     )
 )
 
-_IDEMPOTENCY = compiled(
-    select(idempotency.c.fingerprint, idempotency.c.result, idempotency.c.created_at).where(
-        idempotency.c.tenant == bindparam("tenant"),
-        idempotency.c.principal == bindparam("principal"),
-        idempotency.c.route == bindparam("route"),
-        idempotency.c.key == bindparam("key"),
-    )
+_IDEMPOTENCY = Sql(
+    "SELECT key, fingerprint, result, created_at FROM idempotency WHERE tenant = :tenant AND principal = :principal "
+    "AND route = :route AND key IN (SELECT value FROM json_each(:keys))",
+    "SELECT key, fingerprint, result, created_at FROM idempotency WHERE tenant = %(tenant)s "
+    "AND principal = %(principal)s AND route = %(route)s AND key = ANY(%(keys)s)",
 )
-_REMEMBER = insert_new(idempotency)
+_REMEMBER = insert_many(idempotency, "tenant", "principal", "route", "key", "fingerprint", "result", "created_at")
 
 _QUEUES = scoped(select(queues.c.body).order_by(queues.c.name), queues.c.tenant)
 
 
 class JobSql(SqlSession):
-    """JobReader and JobTx."""
+    """JobReader and JobTx.
+
+    A transaction sees one state of the rows, its own writes included, so each job is read once and then known. What
+    updates make of jobs waits until a statement needs it or the commit comes, and is then written in few statements:
+    thousands of small ones a second would each cost a turn at the interpreter's lock.
+    """
+
+    def __init__(self, cursor: Cursor, *, is_postgresql: bool, writable: bool, bodies: JobBodies | None = None) -> None:
+        super().__init__(cursor, is_postgresql=is_postgresql, writable=writable)
+        self._bodies = JobBodies() if bodies is None else bodies
+        self._known: dict[JobId, Job] = {}  # as this transaction sees them
+        self._updated: dict[JobId, tuple[int, Job]] = {}  # (seq of the stored row, as it is to become)
+        self._attempted: dict[AttemptId, Row] = {}
+        self._happened: list[tuple[JobId, int, Event]] = []
 
     def job(self, scope: Scope, job_id: JobId) -> Job | None:
-        return self._one(codec.JOB, _JOB, scope, id=job_id)
+        known = self._known.get(job_id)
+        if known is None:
+            found = self._decoded(_JOB, {"id": job_id})
+            known = found[0] if found else None
+        return known if known is not None and scope.covers(known.tenant) else None
+
+    def jobs_of(self, scope: Scope, ids: Collection[JobId]) -> dict[JobId, Job]:
+        missing = sorted(id for id in ids if id not in self._known)
+        if missing:
+            self._decoded(_JOBS_OF, {"ids": missing if self._is_postgresql else json.dumps(missing)})
+        found = ((id, self._known.get(id)) for id in ids)
+        return {id: job for id, job in found if job is not None and scope.covers(job.tenant)}
 
     def job_of_attempt(self, scope: Scope, attempt_id: AttemptId) -> Job | None:
-        return self._one(codec.JOB, _JOB_OF_ATTEMPT, scope, id=attempt_id)
+        known = self._known.get(JobId(attempt_id.rpartition(".")[0]))  # lifecycle.next_attempt_id; else the row says
+        if known is None or all(attempt.id != attempt_id for attempt in known.attempts):
+            found = self._decoded(_JOB_OF_ATTEMPT, {"id": attempt_id})
+            known = found[0] if found else None
+        return known if known is not None and scope.covers(known.tenant) else None
 
     def jobs(self, scope: Scope, where: JobFilter) -> tuple[Job, ...]:
         states = sorted(where.states)
@@ -115,13 +151,13 @@ class JobSql(SqlSession):
             "before": where.before,
             "limit": where.limit,
         }
-        return tuple([codec.JOB.load(row[0]) for row in self._rows(statement, params)])
+        return self._decoded(statement, params)
 
     def open_jobs(self, scope: Scope) -> tuple[Job, ...]:
-        return self._list(codec.JOB, _OPEN_JOBS, scope)
+        return self._decoded(_OPEN_JOBS.of(scope), {"tenant": scope.tenant})
 
     def live_jobs(self, scope: Scope, runner: RunnerId) -> tuple[Job, ...]:
-        return self._list(codec.JOB, _LIVE_JOBS, scope, runner=runner)
+        return self._decoded(_LIVE_JOBS.of(scope), {"tenant": scope.tenant, "runner": runner})
 
     def count_jobs(self, scope: Scope) -> dict[JobState, int]:
         rows = self._rows(_COUNT.of(scope), {"tenant": scope.tenant})
@@ -136,39 +172,58 @@ class JobSql(SqlSession):
         return self._one(codec.PROGRESS, _PROGRESS, scope, job_id=job_id, limit=1)
 
     def idempotency(self, tenant: TenantId, principal: str, route: str, key: str) -> IdempotencyRecord | None:
-        row = self._row(_IDEMPOTENCY, {"tenant": tenant, "principal": principal, "route": route, "key": key})
-        return None if row is None else IdempotencyRecord(tenant, principal, route, key, row[0], row[1], row[2])
+        return self.idempotency_of(tenant, principal, route, (key,)).get(key)
+
+    def idempotency_of(
+        self, tenant: TenantId, principal: str, route: str, keys: Collection[str]
+    ) -> dict[str, IdempotencyRecord]:
+        asked = sorted(set(keys))
+        params = {
+            "tenant": tenant,
+            "principal": principal,
+            "route": route,
+            "keys": asked if self._is_postgresql else json.dumps(asked),
+        }
+        return {
+            key: IdempotencyRecord(tenant, principal, route, key, fingerprint, result, created_at)
+            for key, fingerprint, result, created_at in self._rows(_IDEMPOTENCY, params)
+        }
 
     def queues(self, scope: Scope) -> tuple[Queue, ...]:
         return self._list(codec.QUEUE, _QUEUES, scope)
 
     def insert_job(self, job: Job, events: Sequence[Recorded]) -> None:
-        check_events(job, events, after=0)
-        spec, group = job.spec, job.group
-        params = {
-            **_mutable(job),
-            "tenant": job.tenant,
-            "queue": spec.queue,
-            "name": spec.name,
-            "group_kind": None if group is None else group.kind.value,
-            "group_id": None if group is None else group.id,
-        }
-        if not self._write(_INSERT_JOB, params):
-            raise ConflictError(f"job {job.id} exists already", facts={"job": job.id})
-        self._append(job, job.attempts, events)
+        self.insert_jobs([(job, events)])
+
+    def insert_jobs(self, new: Sequence[tuple[Job, Sequence[Recorded]]]) -> None:
+        self._require_writable()
+        for job, recorded in new:
+            check_events(job, recorded, after=0)
+        ids = [job.id for job, _ in new]
+        there = self.jobs_of(PLATFORM, ids)
+        rows = [(*self._mutable(job), job.id, *_immutable(job)) for job, _ in new]
+        if there or len(set(ids)) < len(ids) or self._write_all(_INSERT_JOBS, rows) < len(rows):
+            raise _exists(*(sorted(there) or ids))
+        for job, recorded in new:
+            self._await(job, job.attempts, recorded)
+        self._settle()
 
     def update_job(self, job: Job, events: Sequence[Recorded], *, expected_seq: int) -> None:
+        self._require_writable()
         check_events(job, events, after=expected_seq)
-        if not self._write(_UPDATE_JOB, {**_mutable(job), "expected": expected_seq}):
-            raise StaleWriteError(
-                f"job {job.id} changed since it was read",
-                hint="load it again and retry",
-                facts={"job": job.id, "expected_seq": expected_seq},
-            )
+        before = self.job(PLATFORM, job.id)
+        if before is None or before.seq != expected_seq:
+            raise _stale(job.id, expected_seq)
+        stored_seq = self._updated[job.id][0] if job.id in self._updated else expected_seq
+        self._updated[job.id] = (stored_seq, job)
         # Only attempts that an event names can have changed, or the last one (a cancel names none).
         named = {getattr(recorded.event, "attempt_id", None) for recorded in events}
         last = job.attempts[-1:]
-        self._append(job, (*(a for a in job.attempts[:-1] if a.id in named), *last), events)
+        self._await(job, (*(a for a in job.attempts[:-1] if a.id in named), *last), events)
+
+    def pin_job(self, job: Job) -> None:
+        if not self._write(_PIN_JOB, {"job_id": job.id, "expected": job.seq}):
+            raise _stale(job.id, job.seq)
 
     def put_progress(self, progress: AttemptProgress) -> None:
         params = {"attempt_id": progress.attempt_id, "job_id": progress.job_id}
@@ -177,51 +232,85 @@ class JobSql(SqlSession):
         self._write(_PUT_PROGRESS, {**params, "at": progress.at, "body": codec.PROGRESS.dump(progress)})
 
     def remember(self, record: IdempotencyRecord) -> None:
-        params = {
-            "tenant": record.tenant,
-            "principal": record.principal,
-            "route": record.route,
-            "key": record.key,
-            "fingerprint": record.fingerprint,
-            "result": record.result,
-            "created_at": record.created_at,
-        }
-        if not self._write(_REMEMBER, params):
-            raise ConflictError(f"idempotency key '{record.key}' was used already", facts={"key": record.key})
+        self.remember_all([record])
 
-    def _append(self, job: Job, changed: Iterable[Attempt], events: Sequence[Recorded]) -> None:
+    def remember_all(self, records: Sequence[IdempotencyRecord]) -> None:
+        rows = [(r.tenant, r.principal, r.route, r.key, r.fingerprint, r.result, r.created_at) for r in records]
+        keys = [record.key for record in records]
+        if len(rows) > 1:
+            first = records[0]
+            if there := self.idempotency_of(first.tenant, first.principal, first.route, keys):
+                raise _used(*sorted(there))
+        if self._write_all(_REMEMBER, rows) < len(rows):
+            raise _used(*keys)
+
+    def _await(self, job: Job, changed: Iterable[Attempt], events: Sequence[Recorded]) -> None:
+        self._known[job.id] = job
         for attempt in changed:
-            params = {
-                "id": attempt.id,
-                "job_id": job.id,
-                "ordinal": attempt.ordinal,
-                "runner": attempt.runner,
-                "state": attempt.state.value,
-            }
-            self._write(_UPSERT_ATTEMPT, params)
-        for recorded in events:
-            params = {"job_id": job.id, "seq": recorded.seq, "body": codec.EVENT.dump(recorded.event)}
-            if not self._write(_INSERT_EVENT, params):
-                raise StaleWriteError(f"event {recorded.seq} of job {job.id} exists already", facts={"job": job.id})
+            self._attempted[attempt.id] = (attempt.id, job.id, attempt.ordinal, attempt.runner, attempt.state.value)
+        self._happened.extend((job.id, recorded.seq, recorded.event) for recorded in events)
         self._changed(FeedKind.JOB, job.id)
 
+    def _settle(self) -> None:
+        if not self._happened:
+            return  # every change of a job has an event
+        updated, self._updated = list(self._updated.values()), {}
+        attempted, self._attempted = list(self._attempted.values()), {}
+        happened, self._happened = self._happened, []
+        moved = [(*self._mutable(job), job.id, seq) for seq, job in updated]
+        if self._write_all(_UPDATE_JOBS, moved) < len(moved):
+            raise _stale(updated[0][1].id, updated[0][0])
+        self._write_all(_PUT_ATTEMPTS, attempted)
+        rows = [(id, seq, self._bodies.dump_event(id, event)) for id, seq, event in happened]
+        if self._write_all(_INSERT_EVENTS, rows) < len(rows):
+            raise StaleWriteError("one of these events exists already", facts={"jobs": sorted({r[0] for r in rows})})
 
-def _mutable(job: Job) -> dict[str, object]:
-    live = job.live_attempt
-    return {
-        "id": job.id,
-        "state": job.state.value,
-        "is_open": 0 if job.is_terminal else 1,
-        "live_runner": None if live is None else live.runner,
-        "seq": job.seq,
-        "body": codec.JOB.dump(job),
-    }
+    def _mutable(self, job: Job) -> Row:
+        live = job.live_attempt
+        body = self._bodies.dump(job)
+        return (job.state.value, 0 if job.is_terminal else 1, None if live is None else live.runner, job.seq, body)
+
+    def _decoded(self, statement: Sql, params: Params) -> tuple[Job, ...]:
+        """Return the jobs of rows (id, body); from now on this transaction knows them."""
+        found: list[Job] = []
+        for id, body in self._rows(statement, params):
+            job = self._known.get(id)
+            if job is None:
+                job = self._known[id] = self._bodies.load(id, body)
+            found.append(job)
+        return tuple(found)
+
+
+def _immutable(job: Job) -> Row:
+    group = job.group
+    kind, group_id = (None, None) if group is None else (group.kind.value, group.id)
+    return (job.tenant, job.spec.queue, job.spec.name, kind, group_id)
+
+
+def _exists(*ids: JobId) -> ConflictError:
+    return ConflictError(
+        f"job {ids[0]} exists already" if len(ids) == 1 else f"one of {len(ids)} new jobs exists already",
+        facts={"jobs": list(ids)},
+    )
+
+
+def _stale(id: JobId, expected_seq: int) -> StaleWriteError:
+    return StaleWriteError(
+        f"job {id} changed since it was read",
+        hint="load it again and retry",
+        facts={"job": id, "expected_seq": expected_seq},
+    )
+
+
+def _used(*keys: str) -> ConflictError:
+    what = f"idempotency key '{keys[0]}'" if len(keys) == 1 else f"one of {len(keys)} idempotency keys"
+    return ConflictError(f"{what} was used already", facts={"keys": list(keys)})
 
 
 @lru_cache(maxsize=256)
 def _jobs_where(own: bool, states: int, queue: bool, group: bool, name: bool, before: bool) -> Sql:
     """The listing with just the conditions that are given; at most 2 · 13 · 16 texts exist."""
-    query: Query = select(jobs.c.body)
+    query: Query = _ROW
     if own:
         query = query.where(jobs.c.tenant == bindparam("tenant"))
     if states:

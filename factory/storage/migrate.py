@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 
 from factory.errors import ConfigurationError, UnavailableError
+from factory.storage.folder import private_file
 
 __all__ = ["connected", "database_url", "downgrade", "head", "revision", "upgrade"]
 
@@ -93,6 +94,7 @@ def connected(url: str) -> Iterator[Connection]:
     is_sqlite = parsed.get_backend_name() == "sqlite"
     engine = create_engine(parsed, poolclass=NullPool)
     if is_sqlite:
+        private_file(Path(parsed.database or ""))
         event.listen(engine, "connect", _own_transactions)
         event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     try:

@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from factory.errors import ConflictError, FactoryError, InvalidRequestError, UnavailableError
+from factory.storage.bodies import JobBodies
 from factory.storage.hooks import CommitHooks
 from factory.storage.session import Cursor
 from factory.storage.tx import SqlTx
@@ -52,6 +53,7 @@ class PostgresEngine:
     def __init__(self, url: URL, *, hooks: CommitHooks, jitter: random.Random, connections: int = 10) -> None:
         self._hooks = hooks
         self._jitter = jitter
+        self._bodies = JobBodies()
         self._engine = create_engine(
             url,
             pool_size=connections,
@@ -98,7 +100,7 @@ class PostgresEngine:
         self._in_transaction.add(ident)
         try:
             cursor = connection.cursor()
-            tx = SqlTx(cast(Cursor, cursor), is_postgresql=True, writable=writable)
+            tx = SqlTx(cast(Cursor, cursor), is_postgresql=True, writable=writable, bodies=self._bodies)
             cursor.execute(_BEGIN_WRITE if writable else _BEGIN_READ)
             if epoch is not None:
                 tx.check_epoch(epoch, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
@@ -10,7 +10,7 @@ from factory.control.ports import FeedKind
 from factory.domain.tenancy import Scope
 from factory.errors import ConflictError, StaleWriteError
 from factory.storage.codec import Codec
-from factory.storage.sql import Params, Scoped, Sql
+from factory.storage.sql import Many, Params, Row, Scoped, Sql, chunks
 
 __all__ = ["Cursor", "SqlSession", "Versioned"]
 
@@ -60,8 +60,18 @@ class SqlSession:
             raise RuntimeError("this transaction has ended; use the tx only inside the function that was given it")
         return self._cursor
 
+    def _settle(self) -> None:
+        """Carry out the writes that still wait in this object: a statement must see them, or the commit comes."""
+
+    def _require_writable(self) -> None:
+        self._open_cursor()
+        if not self._writable:
+            raise RuntimeError("this is a read; writes belong in transact")
+
     def _rows(self, statement: Sql, params: Params) -> list[tuple[Any, ...]]:
         cursor = self._open_cursor()
+        if statement.needs_jobs:
+            self._settle()
         cursor.execute(statement.postgresql if self._is_postgresql else statement.sqlite, params)
         return cursor.fetchall()
 
@@ -71,15 +81,27 @@ class SqlSession:
 
     def _write(self, statement: Sql, params: Params) -> int:
         """Run a writing statement; return how many rows it touched."""
+        self._require_writable()
         cursor = self._open_cursor()
-        if not self._writable:
-            raise RuntimeError("this is a read; writes belong in transact")
+        if statement.needs_jobs:
+            self._settle()
         cursor.execute(statement.postgresql if self._is_postgresql else statement.sqlite, params)
         return cursor.rowcount
 
-    def _write_many(self, statement: Sql, params: Iterable[Params]) -> None:
-        for one in params:
-            self._write(statement, one)
+    def _write_all(self, statement: Many, rows: Sequence[Row]) -> int:
+        """Run a writing statement for every row; return how many rows it touched."""
+        self._require_writable()
+        cursor = self._open_cursor()
+        if not rows:
+            return 0
+        if self._is_postgresql:
+            cursor.executemany(statement.postgresql, rows)
+            return cursor.rowcount
+        touched = 0
+        for text, values in chunks(statement, rows):
+            cursor.execute(text, values)
+            touched += cursor.rowcount
+        return touched
 
     def _list(self, codec: Codec[T], statement: Scoped, scope: Scope, **params: object) -> tuple[T, ...]:
         """Decode the first column of every row that `scope` may see."""

@@ -5,7 +5,8 @@ connection does both, and every other one is `query_only`.
 
 A commit with `synchronous=FULL` costs an fsync, so closures that wait at the same time share one: the writer thread
 runs each in a SAVEPOINT of its own, commits once, and only then answers all of them. A closure that raises takes back
-its own savepoint and nothing else.
+its own savepoint and nothing else; it too is answered after the commit, since its error may tell what an earlier
+closure of the group wrote ("exists already"), and a crash may still take that back.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any, TypeVar, cast
 
 from factory.domain.time import Clock
 from factory.errors import ConflictError, FactoryError, UnavailableError
+from factory.storage.bodies import JobBodies
 from factory.storage.hooks import CommitHooks
 from factory.storage.session import Cursor
 from factory.storage.tx import SqlTx
@@ -37,13 +39,25 @@ _STATEMENTS = 512  # prepared statements kept per connection, more than there ar
 class _Call:
     """A closure on its way to the writer."""
 
-    __slots__ = ("epoch", "fn", "future", "result")
+    __slots__ = ("_answer", "epoch", "fn", "future")
 
     def __init__(self, fn: Callable[[SqlTx], Any], epoch: int | None) -> None:
         self.fn = fn
         self.epoch = epoch
         self.future: Future[Any] = Future()
-        self.result: Any = None
+        self._answer: Callable[[], None] | None = None  # what the caller is told once the group is committed
+
+    def returned(self, result: Any) -> None:
+        self._answer = lambda: self.future.set_result(result)
+
+    def raised(self, error: BaseException) -> None:
+        self._answer = lambda: self.future.set_exception(error)
+
+    def answer(self) -> None:
+        """Tell the caller, who waits in `transact`."""
+        if self._answer is None:
+            raise RuntimeError("this closure was not run")
+        self._answer()
 
 
 class SqliteEngine:
@@ -61,6 +75,7 @@ class SqliteEngine:
         self._path = path
         self._clock = clock
         self._hooks = hooks
+        self._bodies = JobBodies()
         self._writer = _connect(path)
         self._writing = threading.Lock()
         self._writer_ident: int | None = None
@@ -81,7 +96,7 @@ class SqliteEngine:
         connection = self._take_reader()
         try:
             cursor = connection.execute("BEGIN")
-            tx = SqlTx(cast(Cursor, cursor), is_postgresql=False, writable=False)
+            tx = SqlTx(cast(Cursor, cursor), is_postgresql=False, writable=False, bodies=self._bodies)
             try:
                 return fn(tx)
             finally:
@@ -152,12 +167,10 @@ class SqliteEngine:
 
     def _run_group(self, group: list[_Call]) -> None:
         """Run and commit a group, and answer every caller in it. Never raises."""
-        done: list[_Call] = []
         try:
             self._writer.execute("BEGIN IMMEDIATE")
             for call in group:
-                if self._run_in_savepoint(call):
-                    done.append(call)
+                self._run_in_savepoint(call)
             self._hooks.before_commit()
             self._writer.execute("COMMIT")
             self._hooks.after_commit()
@@ -167,33 +180,31 @@ class SqliteEngine:
                     self._writer.execute("ROLLBACK")
             error = _translated(exc) if isinstance(exc, sqlite3.Error) else exc
             for call in group:
-                if not call.future.done():
-                    call.future.set_exception(error)
-            return
-        for call in done:
-            call.future.set_result(call.result)
+                call.raised(error)
+        for call in group:
+            call.answer()
 
-    def _run_in_savepoint(self, call: _Call) -> bool:
-        """Run one closure; False if it raised, its caller then has the exception. Raises: the group is lost."""
+    def _run_in_savepoint(self, call: _Call) -> None:
+        """Run one closure and note what its caller is to be told. Raises: the group is lost."""
         execute = self._writer.execute
         cursor = execute("SAVEPOINT one")
-        tx = SqlTx(cast(Cursor, cursor), is_postgresql=False, writable=True)
+        tx = SqlTx(cast(Cursor, cursor), is_postgresql=False, writable=True, bodies=self._bodies)
         try:
             if call.epoch is not None:
                 tx.check_epoch(call.epoch, None if self._clock is None else self._clock.now())
-            call.result = call.fn(tx)
+            result = call.fn(tx)
             tx.flush_feed()
         except BaseException as exc:
             if not self._writer.in_transaction:
                 raise  # disk full or an I/O error ended the transaction under all of them
             execute("ROLLBACK TO one")
             execute("RELEASE one")
-            call.future.set_exception(_translated(exc) if isinstance(exc, sqlite3.Error) else exc)
-            return False
+            call.raised(_translated(exc) if isinstance(exc, sqlite3.Error) else exc)
+            return
         finally:
             tx.end()
         execute("RELEASE one")
-        return True
+        call.returned(result)
 
 
 def _connect(path: Path, *, query_only: bool = False) -> sqlite3.Connection:

@@ -9,20 +9,20 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from heapq import nsmallest
 
-from factory.domain.ids import PoolName, QueueName
+from factory.domain.ids import JobId, PoolName, QueueName
 from factory.domain.jobs import Job, JobState
 from factory.domain.pools import Isolation, NodeState
 from factory.domain.resources import slots_in
-from factory.domain.tenancy import Queue, Quota
+from factory.domain.tenancy import Queue, Quota, Scope
 from factory.domain.time import Instant
 from factory.scheduling.explaining import explain
 from factory.scheduling.snapshot import Snapshot
 from factory.schemas.platform import QueueDetail, QueuedJobView, QueuePoolView, QueueView, QuotaModel
+from factory.schemas.veil import OTHERS, Veil
 from factory.tenants.shares import Standing, standings
 
-__all__ = ["OTHERS", "Use", "queue_detail", "queue_view"]
+__all__ = ["Use", "queue_detail", "queue_view"]
 
-OTHERS = "other departments"
 _SHOWN = 5  # waiting jobs of a queue's page; each is explained
 
 
@@ -70,15 +70,21 @@ def queue_view(queue: Queue, use: Use, visible: Collection[QueueName]) -> QueueV
     return QueueView.model_validate(_fields(queue, use, visible))
 
 
-def queue_detail(queue: Queue, snapshot: Snapshot, visible: Collection[QueueName], now: Instant) -> QueueDetail:
+def queue_detail(
+    queue: Queue, snapshot: Snapshot, visible: Collection[QueueName], scope: Scope, now: Instant
+) -> QueueDetail:
     """Return all that is shown of one queue, which the caller may see."""
+    veil = Veil(
+        {name for name, _ in snapshot.queues.items() if name not in visible},
+        lambda id: (job := snapshot.jobs.get(JobId(id))) is not None and not scope.covers(job.tenant),
+    )
     jobs = [job for _, job in snapshot.jobs.items()]
     use = Use.of(jobs)
     return QueueDetail.model_validate(
         _fields(queue, use, visible)
         | {
             "pools": tuple(_pools(queue, snapshot, use, visible)),
-            "waiting": tuple(_waiting(snapshot, job, now) for job in _first(queue, jobs)),
+            "waiting": tuple(_waiting(snapshot, job, veil, now) for job in _first(queue, jobs)),
         }
     )
 
@@ -154,9 +160,9 @@ def _first(queue: Queue, jobs: Iterable[Job]) -> list[Job]:
     return nsmallest(_SHOWN, waiting, key=lambda job: (-job.spec.priority.rank, job.submitted_at, job.id))
 
 
-def _waiting(snapshot: Snapshot, job: Job, now: Instant) -> QueuedJobView:
+def _waiting(snapshot: Snapshot, job: Job, veil: Veil, now: Instant) -> QueuedJobView:
     said = explain(snapshot, job.id, now)
-    why = said.waiting
+    why = None if said.waiting is None else veil.waiting(said.waiting)
     return QueuedJobView(
         id=job.id,
         name=job.spec.name,

@@ -264,7 +264,7 @@ class TenantService:
             mine = {q.name: q for q in reader.queues(principal.scope)}
             if name not in mine:
                 raise NotFoundError("queue", name, mine, hint="see: factory queues")
-            return queue_detail(mine[name], self._snapshot(reader), mine, now)
+            return queue_detail(mine[name], self._snapshot(reader), mine, principal.scope, now)
 
         return self._store.read(look)
 

@@ -20,7 +20,7 @@ from factory.domain.jobs import (
 )
 from factory.domain.tenancy import PLATFORM, Scope
 from factory.errors import ConflictError, NotFoundError, StaleWriteError
-from factory.jobs.ports import AttemptProgress, IdempotencyRecord, JobFilter
+from factory.jobs.ports import AttemptProgress, IdempotencyRecord, JobFilter, JobTx
 from factory.testing.behaviours import refused
 from factory.testing.builders import attempt, job, queue
 from factory.testing.conformance_store import NOW, Store
@@ -64,6 +64,88 @@ class JobSuite:
         with refused(ConflictError):
             self._insert(job("job-a", cpu=7))
         assert self._read(JobId("job-a")) == job("job-a")
+
+    def a_job_is_pinned_as_it_is_and_stays_so(self) -> None:
+        made = job("job-a")
+        self._insert(made)
+        self._store.transact(lambda tx: tx.pin_job(made))
+        assert self._store.read(lambda tx: tx.job(PLATFORM, made.id)) == made
+        self._update(job("job-a", state=JobState.SUSPENDED, seq=2), expected_seq=1)
+        with refused(StaleWriteError):
+            self._store.transact(lambda tx: tx.pin_job(made))
+        with refused(StaleWriteError):
+            self._store.transact(lambda tx: tx.pin_job(job("job-b")))
+
+    def jobs_are_inserted_together_or_not_at_all(self) -> None:
+        new = [job("job-b"), job("job-c")]
+        self._store.transact(lambda tx: tx.insert_jobs([(j, history(j)) for j in new]))
+        assert [self._read(j.id) for j in new] == new
+        with refused(ConflictError):
+            more = [job("job-d"), job("job-b", cpu=7), job("job-e")]
+            self._store.transact(lambda tx: tx.insert_jobs([(j, history(j)) for j in more]))
+        assert [self._read(j.id) for j in more] == [None, job("job-b"), None]
+
+    def many_jobs_are_read_in_one_look_within_the_scope(self) -> None:
+        for stored in (job("job-a"), job("job-b"), job("job-c", queue="parks")):
+            self._insert(stored)
+        ids = [JobId("job-c"), JobId("job-none"), JobId("job-a")]
+        assert self._store.read(lambda tx: tx.jobs_of(PLATFORM, ids)) == {
+            "job-a": job("job-a"),
+            "job-c": job("job-c", queue="parks"),
+        }
+        assert list(self._store.read(lambda tx: tx.jobs_of(_OTHERS, ids))) == ["job-c"]
+        assert self._store.read(lambda tx: tx.jobs_of(PLATFORM, [])) == {}
+
+    def a_transaction_sees_what_it_has_made_of_its_jobs(self) -> None:
+        self._insert(job("job-a"))
+        held = attempt("job-a", state=AttemptState.DESIRED)
+        moved = replace(job("job-a", state=JobState.ADMITTED, seq=2), attempts=(held,))
+        ended = replace(
+            job("job-a", state=JobState.SUCCEEDED, seq=3), attempts=(attempt("job-a", state=AttemptState.ENDED),)
+        )
+
+        def work(tx: JobTx) -> None:
+            tx.update_job(moved, history(moved, after=1), expected_seq=1)
+            assert tx.job(PLATFORM, moved.id) == tx.job_of_attempt(PLATFORM, held.id) == moved
+            assert tx.jobs(PLATFORM, JobFilter(states=frozenset({JobState.ADMITTED}))) == (moved,)
+            assert tx.live_jobs(PLATFORM, held.runner) == (moved,)
+            assert tx.count_jobs(PLATFORM) == {JobState.ADMITTED: 1}
+            tx.update_job(ended, history(ended, after=2), expected_seq=2)
+            assert tx.open_jobs(PLATFORM) == tx.live_jobs(PLATFORM, held.runner) == ()
+            assert tx.jobs_of(PLATFORM, [ended.id]) == {ended.id: ended}
+            assert tx.events(PLATFORM, ended.id) == tuple(history(ended))
+
+        self._store.transact(work)
+        assert self._read(ended.id) == ended
+        assert self._store.read(lambda tx: tx.events(PLATFORM, ended.id)) == tuple(history(ended))
+
+    def a_refused_update_leaves_the_transaction_and_its_jobs_usable(self) -> None:
+        self._insert(job("job-a"))
+        lost, won = job("job-a", state=JobState.SUSPENDED, seq=3), job("job-a", state=JobState.SUSPENDED, seq=2)
+
+        def work(tx: JobTx) -> None:
+            with refused(StaleWriteError):
+                tx.update_job(lost, history(lost, after=2), expected_seq=2)
+            assert tx.job(PLATFORM, lost.id) == job("job-a")
+            tx.update_job(won, history(won, after=1), expected_seq=1)
+
+        self._store.transact(work)
+        assert self._read(won.id) == won
+
+    def a_transaction_that_fails_leaves_its_jobs_as_they_were(self) -> None:
+        self._insert(job("job-a"))
+        moved = job("job-a", state=JobState.SUSPENDED, seq=2)
+
+        def work(tx: JobTx) -> None:
+            tx.update_job(moved, history(moved, after=1), expected_seq=1)
+            assert tx.jobs(PLATFORM, JobFilter()) == (moved,)
+            raise NotFoundError("thing", "x")
+
+        with refused(NotFoundError):
+            self._store.transact(work)
+        other = job("job-a", state=JobState.CANCELLED, seq=2)
+        self._update(other, expected_seq=1)
+        assert self._read(other.id) == other
 
     def an_update_at_the_expected_seq_replaces_the_job(self) -> None:
         self._insert(job("job-a"))
@@ -189,6 +271,16 @@ class JobSuite:
             self._store.transact(lambda tx: tx.remember(replace(record, fingerprint="g", result="job-b")))
         found = self._store.read(lambda tx: tx.idempotency(record.tenant, "key-1", "POST /jobs", "k"))
         assert found == record
+
+    def idempotency_keys_are_kept_together_or_not_at_all(self) -> None:
+        first = IdempotencyRecord(TenantId("mobility"), "key-1", "POST /jobs", "a", "f", "job-a", NOW)
+        second, third = replace(first, key="b", result="job-b"), replace(first, key="c", result="job-c")
+        self._store.transact(lambda tx: tx.remember_all([first, second]))
+        with refused(ConflictError):
+            self._store.transact(lambda tx: tx.remember_all([third, replace(second, result="job-x")]))
+        asked = (first.tenant, first.principal, first.route, ["b", "a", "c", "b"])
+        assert self._store.read(lambda tx: tx.idempotency_of(*asked)) == {"a": first, "b": second}
+        assert self._store.read(lambda tx: tx.idempotency_of(TenantId("parks"), *asked[1:])) == {}
 
     def an_idempotency_key_belongs_to_tenant_principal_and_route(self) -> None:
         record = IdempotencyRecord(TenantId("mobility"), "key-1", "POST /jobs", "k", "f", "job-a", NOW)

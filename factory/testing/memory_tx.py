@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
@@ -28,7 +28,7 @@ from factory.domain.ids import (
 from factory.domain.jobs import GroupKind, Job, JobState
 from factory.domain.models import Model, ModelVersion
 from factory.domain.pools import Isolation, Node, Pool, Runner
-from factory.domain.tenancy import Key, Queue, Scope, Tenant
+from factory.domain.tenancy import PLATFORM, Key, Queue, Scope, Tenant
 from factory.domain.time import Instant
 from factory.errors import ConflictError, FeedPrunedError, NotFoundError, StaleWriteError
 from factory.jobs.ports import AttemptProgress, IdempotencyRecord, JobFilter
@@ -187,6 +187,10 @@ class _Jobs(_Session):
     def job(self, scope: Scope, job_id: JobId) -> Job | None:
         return _if_visible(self._rows.jobs.get(job_id), scope)
 
+    def jobs_of(self, scope: Scope, ids: Collection[JobId]) -> dict[JobId, Job]:
+        found = ((job_id, self.job(scope, job_id)) for job_id in ids)
+        return {job_id: job for job_id, job in found if job is not None}
+
     def job_of_attempt(self, scope: Scope, attempt_id: AttemptId) -> Job | None:
         job_id = self._rows.attempts.get(attempt_id)
         return None if job_id is None else self.job(scope, job_id)
@@ -232,6 +236,12 @@ class _Jobs(_Session):
     def idempotency(self, tenant: TenantId, principal: str, route: str, key: str) -> IdempotencyRecord | None:
         return self._rows.idempotency.get((tenant, principal, route, key))
 
+    def idempotency_of(
+        self, tenant: TenantId, principal: str, route: str, keys: Collection[str]
+    ) -> dict[str, IdempotencyRecord]:
+        found = ((key, self.idempotency(tenant, principal, route, key)) for key in keys)
+        return {key: record for key, record in found if record is not None}
+
     def queues(self, scope: Scope) -> tuple[Queue, ...]:
         return _visible(_sorted(self._rows.queues), scope)
 
@@ -244,6 +254,14 @@ class _Jobs(_Session):
             self._set(self._rows.group_jobs, group, (*self._rows.group_jobs.get(group, ()), job.id))
         self._store(job, events)
 
+    def insert_jobs(self, new: Sequence[tuple[Job, Sequence[Recorded]]]) -> None:
+        ids = [job.id for job, _ in new]
+        there = sorted(self.jobs_of(PLATFORM, ids))
+        if there or len(set(ids)) < len(ids):
+            raise ConflictError(f"job {(there or ids)[0]} exists already", facts={"jobs": there or ids})
+        for job, events in new:
+            self.insert_job(job, events)
+
     def update_job(self, job: Job, events: Sequence[Recorded], *, expected_seq: int) -> None:
         check_events(job, events, after=expected_seq)
         if not self._is_current(job, expected_seq):
@@ -253,6 +271,10 @@ class _Jobs(_Session):
                 facts={"job": job.id, "expected_seq": expected_seq},
             )
         self._store(job, events)
+
+    def pin_job(self, job: Job) -> None:
+        if not self._is_current(job, job.seq):
+            raise StaleWriteError(f"job {job.id} changed since it was read", hint="load it again and retry")
 
     def put_progress(self, progress: AttemptProgress) -> None:
         if self._rows.attempts.get(progress.attempt_id) != progress.job_id:
@@ -266,6 +288,13 @@ class _Jobs(_Session):
         if key in self._rows.idempotency:
             raise ConflictError(f"idempotency key '{record.key}' was used already", facts={"key": record.key})
         self._set(self._rows.idempotency, key, record)
+
+    def remember_all(self, records: Sequence[IdempotencyRecord]) -> None:
+        keys = {(r.tenant, r.principal, r.route, r.key) for r in records}
+        if len(keys) < len(records) or any(key in self._rows.idempotency for key in keys):
+            raise ConflictError("one of these idempotency keys was used already", facts={"keys": sorted(keys)})
+        for record in records:
+            self.remember(record)
 
     def _is_current(self, job: Job, expected_seq: int) -> bool:
         old = self._rows.jobs.get(job.id)

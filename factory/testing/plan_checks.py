@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from factory.domain.ids import JobId, NodeId, PoolName, QueueName
-from factory.domain.jobs import Allocation, AttemptState, Job, JobSpec, JobState, PriorityClass, Topology
+from factory.domain.jobs import Allocation, AttemptState, Job, JobSpec, JobState, Topology
 from factory.domain.pools import Isolation, Node, NodeState, Pool
 from factory.domain.resources import Resources, slots_milli
 from factory.domain.tenancy import Queue, Quota
@@ -112,9 +112,30 @@ class Books:
         use = self._use[node]
         return Resources(use.cpu_milli, use.memory_bytes, use.gpu_milli)
 
+    def held_by(self, queue: QueueName, pool: PoolName) -> int:
+        """Return the slots_milli of a pool that the queue's own jobs hold."""
+        return self._used.get((queue, pool), 0)
+
     def available_milli(self, queue: QueueName, pool: PoolName) -> int | None:
         """Return how much more of the pool the queue may hold now; None = no quota bounds it."""
-        return self._tree.available(queue, pool, self._used)
+        return self._tree.available(queue, pool, self._used, self._capacity_milli(pool))
+
+    def _capacity_milli(self, pool: PoolName) -> int:
+        """Return the slots of the pool's ready nodes: the scarcest resource of all of them together decides."""
+        if pool not in self.pools:
+            return 0
+        slot = self.pools[pool].flavor.slot
+        ready = [node.capacity for node in self.nodes.values() if node.pool == pool and node.state is NodeState.READY]
+        bounds = [
+            sum(have) * 1000 // each
+            for have, each in (
+                ([capacity.cpu_milli for capacity in ready], slot.cpu_milli),
+                ([capacity.memory_bytes for capacity in ready], slot.memory_bytes),
+                ([capacity.gpu_milli for capacity in ready], slot.gpu_milli),
+            )
+            if each
+        ]
+        return min(bounds, default=0)
 
     def faults(self, plan: Plan, now: Instant) -> list[Fault]:
         """Return every promise that the plan breaks, given the rows as they are. The books stay as they are."""
@@ -238,19 +259,17 @@ class Books:
                     yield Fault("legality", f"{job.id} is stopped for {winner.id}, but its queue is within its quota")
                 self._count(job.spec.queue, held, -1)
                 freed.append((job.spec.queue, held))
-            fits: dict[tuple[object, ...], bool] = {}
+            touched = dict.fromkeys(placement.node for _, held in freed for placement in held.placements)
+            order = [*touched, *(id for id in self.nodes if id not in touched)]  # where room is likely first
             for id in sorted({preempt.for_job for preempt, _, _ in victims}):
                 job = self.jobs[id]
-                shape = (job.tenant, replace(job.spec, name="", estimate_s=None, priority=PriorityClass.NORMAL))
-                if shape not in fits:
-                    fits[shape] = any(self._would_fit(job, pool) for pool in self.pools.values())
-                if not fits[shape]:
+                if not any(self._would_fit(job, pool, order) for pool in self.pools.values()):
                     yield Fault("preemption", f"attempts are stopped for {id}, which still does not fit")
         finally:
             for queue, held in freed:
                 self._count(queue, held, 1)
 
-    def _would_fit(self, job: Job, pool: Pool) -> bool:
+    def _would_fit(self, job: Job, pool: Pool, order: list[NodeId]) -> bool:
         if not may_use(job, pool):
             return False
         spec = job.spec
@@ -258,21 +277,27 @@ class Books:
         left = self.available_milli(spec.queue, pool.name)
         if left is not None and left < slots_milli(spec.resources, pool.flavor.slot) * least:
             return False
-        rooms: defaultdict[str, int] = defaultdict(int)
-        best = 0
-        for node in self.nodes.values():
-            if node.pool != pool.name or node.state is not NodeState.READY:
+        rooms: defaultdict[str, int] = defaultdict(int)  # replicas that fit, by what must hold all of them together
+        for id in order:
+            node = self.nodes.get(id)
+            if node is None or node.pool != pool.name or node.state is not NodeState.READY:
                 continue
             if spec.gpu_models and node.gpu_model not in spec.gpu_models:
                 continue
             room = self._copies(node, spec.resources, least)
-            best = max(best, room)
-            rooms[node.zone] += min(room, 1) if spec.topology is Topology.SPREAD else room
-        if spec.topology is Topology.ONE_NODE:
-            return best >= least
-        if spec.topology is Topology.SAME_ZONE:
-            return max(rooms.values(), default=0) >= least
-        return sum(rooms.values()) >= least
+            match spec.topology:
+                case Topology.ANY:
+                    where = ""
+                case Topology.SPREAD:
+                    where, room = "", min(room, 1)
+                case Topology.SAME_ZONE:
+                    where = node.zone
+                case Topology.ONE_NODE:
+                    where = id
+            rooms[where] += room
+            if rooms[where] >= least:
+                return True
+        return least == 0
 
     def _copies(self, node: Node, asked: Resources, most: int) -> int:
         use = self._use[node.id]
@@ -359,10 +384,22 @@ class _Tree:
         self._queues = dict(queues)
         self._children: defaultdict[QueueName | None, list[QueueName]] = defaultdict(list)
         for queue in queues.values():
-            parent = queue.parent if queue.parent in queues else None
-            self._children[parent].append(queue.name)
+            self._children[self._parent(queue.name)].append(queue.name)
         self._supply: dict[PoolName, dict[QueueName, int]] = {}
         self._use: dict[PoolName, dict[QueueName, int]] = {}
+
+    def _parent(self, name: QueueName) -> QueueName | None:
+        """Return the queue above; None at the top, and where the way up leads back to the queue itself."""
+        parent = self._queues[name].parent
+        if parent not in self._queues:
+            return None
+        at, seen = parent, set[QueueName]()
+        while at is not None and at in self._queues and at not in seen:
+            if at == name:
+                return None
+            seen.add(at)
+            at = self._queues[at].parent
+        return parent
 
     def forget(self, pool: PoolName) -> None:
         self._use.pop(pool, None)
@@ -376,19 +413,21 @@ class _Tree:
         at: QueueName | None = queue
         while at is not None and at in self._queues and at not in found:
             found.append(at)
-            at = self._queues[at].parent
+            at = self._parent(at)
         return found
 
-    def available(self, queue: QueueName, pool: PoolName, used: dict[tuple[QueueName, PoolName], int]) -> int | None:
-        line = self.line(queue)
+    def available(
+        self, queue: QueueName, pool: PoolName, used: dict[tuple[QueueName, PoolName], int], capacity: int
+    ) -> int | None:
         supply, use = self._sums(pool, used)
+        tops = self._children[None]
+        kept = {top: self._local(top, pool, supply) for top in tops}
         left: int | None = None
-        for level in reversed(line):
+        if any(kept.values()):  # what queues at the top keep for themselves is all that bounds the others there
+            left = capacity - sum(kept.values()) - sum(max(0, use.get(top, 0) - kept[top]) for top in tops)
+        for level in reversed(self.line(queue)):
             quota = self.quota(level, pool)
             mine, local = use.get(level, 0), self._local(level, pool, supply)
-            if level == line[-1]:
-                left = None if not supply.get(level) and quota is None else supply.get(level, 0) - mine
-                continue
             if quota is not None and quota.borrowing_milli is not None:
                 bound = supply.get(level, 0) - local - max(0, mine - local) + quota.borrowing_milli
                 left = bound if left is None else min(left, bound)

@@ -25,6 +25,7 @@ from factory.worker.attempt import AttemptApi
 from factory.worker.cgroups import enter_group, hold_to
 from factory.worker.context import JobServices
 from factory.worker.entries import run_entry
+from factory.worker.fencing import EXIT_FENCED, SelfFence
 from factory.worker.folders import NodeFolder, RankFolder, proportional_bytes, start_ticks, write_durably, write_once
 from factory.worker.http import Http
 from factory.worker.orders import OutcomeFile, ReplicaOrder, gang_port, threads_of
@@ -52,12 +53,16 @@ def be_born(node: NodeFolder, replica: str) -> None:
 def run_order(node: NodeFolder, replica: str, order: ReplicaOrder) -> None:
     """Serve one attempt's rank; never returns: the process ends with it."""
     folder = node.rank(order.work.attempt, order.work.rank)
+    fence = SelfFence(node, order.self_fence_s)
+    if fence.is_over():
+        os._exit(EXIT_FENCED)  # the order was under way too long: it may be somebody else's by now (rule 4)
     pid = os.getpid()
     # what it holds by now is the worker's own: a watchdog counts from here
     own = {"own_bytes": proportional_bytes(pid), "at": now_ms()}
     if not write_once(folder.claim, {"replica": replica, "pid": pid, "start_ticks": start_ticks(pid), **own}):
         os._exit(3)  # somebody serves it, or the agent has declared it dead: never twice (rule 4)
     hold_to(node, replica, order.placement.resources.memory_bytes)
+    fence.watch(folder)
     code = 1
     try:
         outcome = _serve(node, folder, order)

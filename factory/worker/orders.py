@@ -21,6 +21,7 @@ class ReplicaOrder(WireModel):
     token: str  # the attempt's bearer token
     host: str = "127.0.0.1"  # this node's address; services listen there
     gang: tuple[str, ...] = ("127.0.0.1",)  # address of each rank's node
+    self_fence_s: int | None = None  # it ends when its node was not renewed so long (worker/fencing.py); None = never
     ingress_secret: str = ""  # what the ingress says to services: they answer nobody else
 
     def without_secrets(self) -> ReplicaOrder:

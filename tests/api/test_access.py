@@ -108,13 +108,14 @@ def test_foreign_things_answer_as_missing_ones(server: Server, runner: Runner) -
             ("GET", ""), ("GET", "/events"), ("GET", "/explain"), ("GET", "/wait"), ("GET", "/logs"),
             ("GET", "/lineage"), ("POST", ":cancel"), ("POST", ":suspend"), ("POST", ":resume"),
         )),
+        ("GET", f"/queues/{owner.name}", f"/queues/{owner.name}0"),
         ("GET", "/datasets/secret-data", "/datasets/missing-data"),
         ("GET", "/datasets/secret-data/versions/1", "/datasets/missing-data/versions/1"),
         ("GET", "/datasets/secret-data/versions/1/lineage", "/datasets/missing-data/versions/1/lineage"),
         ("GET", "/datasets/secret-data/versions/1/files/a", "/datasets/missing-data/versions/1/files/a"),
         ("POST", "/datasets/secret-data/versions/1:deprecate", "/datasets/missing-data/versions/1:deprecate"),
     ]  # fmt: skip
-    names = (job, missing_job, "secret-data", "missing-data")
+    names = (job, missing_job, "secret-data", "missing-data", f"{owner.name}0", owner.name)
     for method, foreign, missing in pairs:
         theirs, nobodys = (stranger.operator.request(method, path) for path in (foreign, missing))
         assert theirs.status_code == nobodys.status_code == 404, (foreign, theirs.text)

@@ -37,6 +37,18 @@ def test_it_is_ready_soon_and_its_secrets_are_private(new_server: Callable[..., 
     assert server.api().get("/status").json()["url"] == server.url
 
 
+def test_other_users_of_the_machine_read_nothing(new_server: Callable[..., Server]) -> None:
+    server = new_server()
+    server.data.mkdir(mode=0o755)
+    for name in ("factory.db", "factory.db-wal"):  # as an earlier release left them
+        (server.data / name).touch(0o644)
+    server.start()
+    server.api().post("/jobs", json=spec())
+    assert stat.S_IMODE(server.data.stat().st_mode) == 0o700
+    files = {path.name: stat.S_IMODE(path.stat().st_mode) for path in server.data.glob("factory.db*")}
+    assert files == {"factory.db": 0o600, "factory.db-wal": 0o600, "factory.db-shm": 0o600}
+
+
 def test_after_kill_9_it_is_ready_soon_and_nothing_accepted_is_lost(new_server: Callable[..., Server]) -> None:
     server = new_server()
     server.start()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 from typing import Any
 
 import httpx
@@ -13,7 +16,7 @@ from factory.domain.pools import NodeState
 from factory.errors import ConflictError, NotFoundError
 from factory.sdk.client import Client
 
-from .conftest import Runner, Server, Tenant
+from .conftest import ROOT, Runner, Server, Tenant
 
 _numbers = itertools.count(1)
 
@@ -140,3 +143,25 @@ def test_an_admin_drains_fences_and_removes_a_node(server: Server, tenant: Tenan
     assert id not in {n.id for n in nodes.list()}
     with pytest.raises(NotFoundError):
         nodes.remove(id)
+
+
+def test_the_command_line_sets_pools_and_turns_nodes(server: Server, tenant: Tenant) -> None:
+    name = f"typed-{next(_numbers)}"
+    runner = Runner(server, name, pool=name)
+    runner.join()
+
+    def factory(*words: str) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "FACTORY_URL": server.url, "FACTORY_KEY": server.admin_key, "COLUMNS": "200"}
+        command = [sys.executable, "-m", "factory.cli.main", *words]
+        return subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT, timeout=60)
+
+    node = runner.node["id"]
+    done = factory("pools", "set", name, "--isolation", "tenant", "--tenant", tenant.name, "--self-fence-s", "60")
+    assert (done.returncode, f"is for tenant {tenant.name} alone" in done.stdout) == (0, True), done.stderr
+    assert runner.desired()["self_fence"] is True
+    wrong = factory("pools", "set", name, "--isolation", "tenants")
+    assert (wrong.returncode != 0, "did you mean 'tenant'" in wrong.stderr) == (True, True)
+    assert "draining (new disks)" in factory("nodes", "drain", node, "--reason", "new disks").stdout
+    assert "ready" in factory("nodes", "undrain", node).stdout
+    refused = factory("nodes", "remove", node)
+    assert (refused.returncode != 0, "would be back at once" in refused.stderr) == (True, True)

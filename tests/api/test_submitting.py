@@ -102,6 +102,25 @@ def test_a_number_that_no_column_holds_is_refused_where_one_is_looked_up(tenant:
     refused(tenant.viewer.get(f"/{asked}"), 422, "invalid_request")
 
 
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        ({"command": {"argv": ["echo", "a\0b"]}}, "command.argv.1"),
+        ({"command": {"argv": ["\0", "a"]}}, "command.argv.0"),
+        ({"env": {"A": "x\0"}}, "env.A"),
+        ({"env": {"A=B": "x"}}, "env.A=B.[key]"),
+        ({"env": {"": "x"}}, "env..[key]"),
+    ],
+    ids=["argument", "program", "value", "name", "no-name"],
+)
+def test_what_no_process_can_be_given_is_refused_by_its_field(
+    tenant: Tenant, asked: dict[str, Any], field: str
+) -> None:
+    problem = refused(tenant.operator.post("/jobs", json=spec(**asked)), 422, "invalid_request")
+    assert [error["field"] for error in problem["facts"]["errors"]] == [field]
+    assert has_no_jobs(tenant)
+
+
 def test_an_unknown_field_is_named_with_what_it_might_mean(tenant: Tenant) -> None:
     problem = refused(tenant.operator.post("/jobs", json=spec(replica=2)), 422, "invalid_request")
     assert "replica" in problem["detail"]

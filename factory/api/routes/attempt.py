@@ -10,7 +10,6 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
@@ -167,9 +166,9 @@ async def put_model_file(request: Request, worker: Worker) -> ModelFileReply:
     plane = plane_of(request)
     limit = plane.settings.model_limit_bytes
     chunks = limited(request, limit, "model files")
-    return await run_sync(
+    return await serving_of(request).uploads.run(
+        worker.job.tenant,
         lambda: plane.models.put_file(worker.attempt.id, blocking_chunks(chunks), limit_bytes=limit),
-        limiter=serving_of(request).uploads,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response, StreamingResponse
 
@@ -50,10 +49,8 @@ async def put_bundle(request: Request, digest: str, principal: Operator) -> dict
     """Store code under its digest."""
     plane = plane_of(request)
     chunks = limited(request, plane.settings.bundle_limit_bytes, "code bundles")
-    await run_sync(
-        lambda: plane.bundles.put(principal.acting_tenant(), digest, blocking_chunks(chunks)),
-        limiter=serving_of(request).uploads,
-    )
+    tenant = principal.acting_tenant()
+    await serving_of(request).uploads.run(tenant, lambda: plane.bundles.put(tenant, digest, blocking_chunks(chunks)))
     return {"digest": digest}
 
 
@@ -69,9 +66,9 @@ async def upload(
     limit = plane.settings.upload_limit_bytes
     chunks = limited(request, limit, "uploads")
     now = plane.clock.now()
-    return await run_sync(
+    return await serving_of(request).uploads.run(
+        principal.acting_tenant(),
         lambda: plane.datasets.upload(principal, filename, format, blocking_chunks(chunks), limit_bytes=limit, now=now),
-        limiter=serving_of(request).uploads,
     )
 
 

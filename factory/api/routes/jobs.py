@@ -9,7 +9,7 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.responses import Response
 
-from factory.api.auth import Reach, needs
+from factory.api.auth import Caller, Reach, needs
 from factory.api.bodies import JsonRoute
 from factory.api.lineage import job_lineage
 from factory.api.paging import Cursor, Limit
@@ -24,7 +24,16 @@ from factory.jobs.ports import JobFilter
 from factory.jobs.views import job_view
 from factory.schemas.common import API, Page
 from factory.schemas.datasets import LineageView
-from factory.schemas.jobs import BatchReply, BatchRequest, EventView, ExplanationView, JobPatch, JobSpec, JobView
+from factory.schemas.jobs import (
+    BatchReply,
+    BatchRequest,
+    EventView,
+    ExplanationView,
+    JobPatch,
+    JobSpec,
+    JobView,
+    PlanView,
+)
 
 __all__ = ["router"]
 
@@ -73,6 +82,16 @@ def submit_batch(request: Request, batch: BatchRequest, principal: Operator) -> 
             plane.metrics.submissions.labels(_kind(item.spec)).inc()
     replayed = tuple(i.key for i, s in zip(batch.items, done, strict=True) if s.replayed)
     return BatchReply(jobs=tuple(job_view(s.job) for s in done), replayed=replayed)
+
+
+@router.post("/jobs:plan", responses=problem_responses(413))
+def plan_job(request: Request, spec: JobSpec, principal: Caller) -> PlanView:
+    """Dry run: would this job start now, where, whom would it stop, when else, what would it cost? Nothing is stored.
+
+    The code that it names need not be uploaded. Jobs of other tenants are counted, not named.
+    """
+    plane = plane_of(request)
+    return plane.jobs.plan(principal, spec, now=plane.clock.now())
 
 
 @router.get("/jobs")

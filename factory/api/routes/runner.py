@@ -178,6 +178,7 @@ def _wish(serving: Serving, principal: Principal, runner: RunnerId, incarnation:
 
 def _wire(serving: Serving, wish: Desired, revision: str) -> DesiredReply:
     tokens = serving.plane.tokens
+    fences = dict(wish.fences)
     attempts = tuple(
         DesiredAttempt(
             attempt=a.id,
@@ -190,6 +191,7 @@ def _wire(serving: Serving, wish: Desired, revision: str) -> DesiredReply:
             stop=a.stop,
             token=tokens.token_of(a.id),
             queued_at=a.queued_at,
+            self_fence_s=fences.get(a.allocation.pool),
         )
         for a in wish.state.attempts
     )
@@ -209,4 +211,5 @@ def _wire(serving: Serving, wish: Desired, revision: str) -> DesiredReply:
         attempts=attempts,
         warm_per_node=wish.state.warm_per_node,
         ingress=IngressWire(routes=routes, keys=dict(wish.ingress.keys)),
+        self_fence=bool(fences),
     )

@@ -19,20 +19,25 @@ from factory.cli.output import (
     emit_json,
     exit_code_of,
     is_json,
-    show_pairs,
+    show_explained,
     show_table,
+    span,
     stamp,
     state_text,
+    until,
 )
 
 if TYPE_CHECKING:
-    from factory.schemas.jobs import JobView
+    from factory.schemas.jobs import ExplanationView, JobView
     from factory.sdk.client import Client
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Submit, list, explain, follow and cancel jobs.")
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Submit, plan, list, explain, follow and cancel jobs."
+)
 app.command("submit")(submitting.submit)
+app.command("plan")(submitting.plan)
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Job id, or its beginning.")]
 
 
@@ -94,13 +99,14 @@ def show(job: JobArgument) -> None:
         emit_json(view)
         return
     waiting = view.waiting
-    show_pairs(
+    show_explained(
         [
             ("job", view.id),
             ("name", f"{view.name}  ({view.kind})"),
             ("state", state_text(view.state.value)),
             ("waits", f"{waiting.reason.value}: {waiting.message}" if waiting else ""),
             ("queue", f"{view.queue}, priority {view.priority.value}"),
+            ("asks", _asks(view)),
             ("submitted", f"{stamp(view.submitted_at)} by {view.submitted_by}"),
             ("ended", stamp(view.ended_at)),
             ("progress", progress_text(view)),
@@ -132,6 +138,19 @@ def show(job: JobArgument) -> None:
         )
 
 
+def _asks(view: JobView) -> str:
+    """Return what it said to the scheduler; "" if nothing."""
+    least = f", at least {view.min_replicas}" if view.min_replicas is not None else ""
+    said = [
+        f"{view.replicas} replicas{least}" if view.replicas > 1 else "",
+        view.topology.value if view.topology.value != "any" else "",
+        f"flavor {', '.join(view.flavors)}" if view.flavors else "",
+        f"GPU {' or '.join(view.gpu_models)}" if view.gpu_models else "",
+        f"about {span(view.estimate_s * 1000)}" if view.estimate_s is not None else "",
+    ]
+    return "; ".join(part for part in said if part)
+
+
 def _span(start: int | None, end: int | None) -> str:
     if start is None:
         return "-"
@@ -140,25 +159,43 @@ def _span(start: int | None, end: int | None) -> str:
 
 @app.command()
 def explain(job: JobArgument) -> None:
-    """Say why a job is where it is, with numbers."""
-    view = _find(_client(), job).explain()
+    """Say why a job is where it is, with numbers, when it is expected to start, and what would help."""
+    handle = _find(_client(), job)
+    view = handle.explain()
     if is_json():
         emit_json(view)
         return
+    now = int(time.time() * 1000)
+    shown: JobView = handle.view
     waiting = view.waiting
+    since = f" for {age(shown.state_since, now)}" if waiting else ""
     nominal = "" if view.nominal_slots is None else f" of {view.nominal_slots:g} nominal"
-    show_pairs(
+    show_explained(
         [
-            ("job", view.job_id),
-            ("state", state_text(view.state.value)),
-            ("reason", waiting.reason.value if waiting else ""),
-            ("because", waiting.message if waiting else view.message),
-            ("what helps", waiting.hint if waiting else ""),
-            ("queue", f"{view.queue}, {view.used_slots:g}{nominal} slots in use"),
-            ("position", f"{view.position} of {view.queue_length}" if view.position else ""),
-            ("expected", stamp(view.expected_start)),
+            ("job", f"{view.job_id}  ({shown.name}, priority {shown.priority.value})"),
+            ("state", Text.assemble(state_text(view.state.value), since)),
+            ("reason", Text(waiting.reason.value, style="yellow") if waiting else ""),
+            ("because", _sentence(waiting.message) if waiting else view.message),
+            ("helps", [f"- {text}" for text in _helps(view)]),
+            ("position", f"{view.position} of {view.queue_length} in queue {view.queue}" if view.position else ""),
+            ("share", f"queue {view.queue} holds {view.used_slots:g}{nominal} slots" if waiting else ""),
+            ("start", f"expected {until(view.expected_start, now)}" if view.expected_start else _unknown(view)),
         ]
     )
+
+
+def _helps(view: ExplanationView) -> list[str]:
+    """Return what would help: the reason's hint first, nothing twice."""
+    said = [view.waiting.hint] if view.waiting is not None and view.waiting.hint else []
+    return list(dict.fromkeys([*said, *view.helps]))
+
+
+def _unknown(view: ExplanationView) -> str:
+    return "not known: nothing tells how long those before it will run" if view.position else ""
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
 @app.command()

@@ -1,8 +1,7 @@
-"""`factory server`, `factory runner`, `factory simulate`: the factory's processes in the foreground."""
+"""`factory server`, `factory runner`: the factory's processes in the foreground."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +9,9 @@ from typing import Annotated
 
 import typer
 
-from factory.cli.output import emit_json, is_json
 from factory.errors import ConfigurationError
 
-__all__ = ["needs_extra", "runner", "server", "simulate"]
+__all__ = ["needs_extra", "runner", "server"]
 
 
 @contextmanager
@@ -48,20 +46,3 @@ def runner(
     with needs_extra("runner"):
         from factory.runner.main import main
     raise typer.Exit(main(["--join-file", str(join_file)]))
-
-
-def simulate(
-    seeds: Annotated[int, typer.Option(help="How many seeds.")] = 20,
-    events: Annotated[int, typer.Option(help="Events per seed.")] = 300,
-    first: Annotated[int, typer.Option(help="The first seed.")] = 0,
-) -> None:
-    """Run the real control plane against a fake Ray under faults, and check the rules after every commit."""
-    with needs_extra("server"):
-        from factory.simulation.campaign import SQLITE_EVERY, run_campaign
-    with tempfile.TemporaryDirectory() as folder:
-        campaign = run_campaign(range(first, first + seeds), events, Path(folder), sqlite_every=SQLITE_EVERY)
-    if is_json():
-        emit_json({"seeds": seeds, "events": events, "failures": len(campaign.failures), "summary": campaign.summary()})
-    else:
-        typer.echo(campaign.summary())
-    raise typer.Exit(1 if campaign.failures else 0)

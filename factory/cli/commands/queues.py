@@ -7,17 +7,16 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.padding import Padding
 from rich.text import Text
 
 from factory import errors
-from factory.cli.output import console, emit_json, is_json, show_pairs, show_table, stamp
+from factory.cli.output import console, emit_json, is_json, show_folded, show_pairs, show_table, stamp, tenths
 
 if TYPE_CHECKING:
     from factory.schemas.platform import QueueDetail, QueuedJobView, QueuePoolView, QueueView, QuotaModel
     from factory.sdk.client import Client
 
-__all__ = ["app"]
+__all__ = ["app", "parse_quota"]
 
 app = typer.Typer(
     rich_markup_mode=None, invoke_without_command=True, help="Queues: quotas, what is lent and borrowed, who waits."
@@ -114,7 +113,7 @@ def _show_pools(view: QueueDetail) -> None:
                 f"{pool.borrowed:g}" if pool.nominal is not None else "-",
                 f"{pool.lent:g}" if pool.nominal is not None else "-",
                 ", ".join(f"{name} {slots:g}" for name, slots in sorted(pool.lent_to.items())) or "-",
-                f"{pool.fair_share:g}",
+                tenths(pool.fair_share),
             )
             for pool in view.pools
         ],
@@ -138,12 +137,11 @@ def _show_waiting(view: QueueDetail) -> None:
 
 def _show_job(job: QueuedJobView) -> None:
     starts = f", expected {stamp(job.expected_start)}" if job.expected_start else ""
-    head = Text(f"{job.position or '-':>3}  {job.id}  {job.name}", overflow="ellipsis", no_wrap=True)
-    console.print(head)
+    console.print(Text(f"{job.position or '-':>3}  {job.id}  {job.name}", overflow="ellipsis", no_wrap=True))
     reason = job.reason.value if job.reason is not None else ""
     for text, style in ((f"{reason}, priority {job.priority.value}{starts}", "yellow"), (job.message, "default")):
         if text:
-            console.print(Padding(Text(text, style=style), (0, 0, 0, 5)))
+            show_folded(Text(text, style=style), Text("     "))
 
 
 @app.command("set")
@@ -167,7 +165,7 @@ def set_queue(
         raise errors.InvalidRequestError(f"queue '{name}' is new: whose is it?", hint="name its tenant: --tenant NAME")
     quotas: dict[str, Any] = {q.pool: q for q in known.quotas} if known is not None else {}
     for text in quota or []:
-        pool, wanted = _quota(text)
+        pool, wanted = parse_quota(text)
         quotas.pop(pool, None)
         if wanted is not None:
             quotas[pool] = wanted
@@ -192,7 +190,7 @@ def _amounts(quota: QuotaModel | QueuePoolView) -> str:
     return f"{quota.nominal or 0:g}{borrowing}{lending}"
 
 
-def _quota(text: str) -> tuple[str, dict[str, Any] | None]:
+def parse_quota(text: str) -> tuple[str, dict[str, Any] | None]:
     """Return the pool, and its quota; None = it shall have none."""
     pool, _, amount = text.partition("=")
     if pool and amount == "none":

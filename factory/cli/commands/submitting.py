@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,14 +12,14 @@ import typer
 from rich.text import Text
 
 from factory import errors
-from factory.cli.output import console, emit_json, exit_code_of, is_json
+from factory.cli.output import console, emit_json, exit_code_of, is_json, show_explained, span, until
 
 if TYPE_CHECKING:
-    from factory.schemas.jobs import JobSpec
+    from factory.schemas.jobs import JobSpec, PlanView
     from factory.sdk.bundles import Bundle
     from factory.sdk.client import Client
 
-__all__ = ["submit"]
+__all__ = ["plan", "submit"]
 
 Target = Annotated[
     str | None, typer.Argument(help="FILE.yaml with a job spec, or MODULE:FUNCTION; a program goes after --.")
@@ -108,6 +109,72 @@ def submit(
         if view.has_result:
             console.print(json.dumps(view.result, ensure_ascii=False))
     raise typer.Exit(exit_code_of(view.state))
+
+
+def plan(
+    ctx: typer.Context,
+    target: Target = None,
+    name: Name = None,
+    cpu: Cpu = None,
+    memory: Memory = None,
+    gpu: Gpu = None,
+    replicas: Replicas = None,
+    min_replicas: MinReplicas = None,
+    queue: Queue = None,
+    pool: Pool = None,
+    flavor: Flavor = None,
+    gpu_model: GpuModel = None,
+    topology: TopologyOption = None,
+    estimate: Estimate = None,
+    priority: Priority = None,
+    retries: Retries = None,
+    timeout: Timeout = None,
+    env: Env = None,
+    arg: Arg = None,
+    folder: Folder = Path(),
+) -> None:
+    """Say what would come of a job if it were submitted now; nothing is stored. Arguments as for submit.
+
+    factory jobs plan --gpu 8 --replicas 2 --estimate 7200 -- python train.py
+
+    The exit code is 1 if it could never run.
+    """
+    spec, _ = _spec(target, list(ctx.obj or ()), folder, arg or [], _given(ctx.params))
+    view = _client().jobs.plan(spec)
+    if is_json():
+        emit_json(view)
+    else:
+        _show_plan(spec, view, int(time.time() * 1000))
+    raise typer.Exit(0 if view.feasible else 1)
+
+
+def _show_plan(spec: JobSpec, view: PlanView, now: int) -> None:
+    waiting, nodes = view.waiting, sorted({p.node for p in view.placements})
+    stops = [*view.preempts, *([f"{view.preempts_others} of other departments"] if view.preempts_others else [])]
+    given = f" with {view.replicas} of {spec.replicas} replicas" if 0 < view.replicas < spec.replicas else ""
+    start = until(view.expected_start, now) if view.expected_start is not None else "not known"
+    show_explained(
+        [
+            ("feasible", Text("yes", style="green") if view.feasible else Text("no", style="red")),
+            ("start", f"{start}{given}" if view.feasible else ""),
+            ("pool", f"{view.pool} (flavor {view.flavor})" if view.pool else ""),
+            ("nodes", ", ".join(nodes)),
+            ("stops", stops),
+            ("reason", Text(waiting.reason.value, style="yellow") if waiting else ""),
+            ("because", waiting.message if waiting else ""),
+            ("helps", f"- {waiting.hint}" if waiting and waiting.hint else ""),
+            ("cost", _cost(view)),
+        ]
+    )
+
+
+def _cost(view: PlanView) -> str:
+    if not view.slots:
+        return ""
+    slots = f"{view.slots:g} slot{'' if view.slots == 1 else 's'}"
+    if view.slot_hours is None or view.estimate_s is None:
+        return f"{slots}; say --estimate SECONDS for slot-hours"
+    return f"{slots} for {span(view.estimate_s * 1000)} = {view.slot_hours:g} slot-hours"
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:

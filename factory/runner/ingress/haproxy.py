@@ -13,22 +13,20 @@ import ipaddress
 import logging
 import os
 import shutil
-import threading
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 from factory.errors import ConfigurationError, UnavailableError
-from factory.runner.ingress.answers import route_key, sound
+from factory.runner.ingress.answers import route_key
+from factory.runner.ingress.driving import DrivenIngress
 from factory.runner.ingress.haproxy_admin import AdminSocket, ServerFact
 from factory.runner.ingress.haproxy_config import SERVER_SETTINGS, Layout, backend_name, render
-from factory.runner.ingress.process import Generation, IngressFolder, IngressProcess
+from factory.runner.ingress.process import Generation
 from factory.serving.ports import IngressState, Route, Server
 
 __all__ = ["HaproxyIngress", "haproxy_binary"]
 
-_START_S = 10.0
 _LEAST_SLOTS = 64
 _MOST_THREADS = 4  # 70 µs of CPU per request: four threads pass some 50,000 a second
 _log = logging.getLogger(__name__)
@@ -45,8 +43,11 @@ def haproxy_binary() -> Path | None:
     return Path(found) if found else None
 
 
-class HaproxyIngress:
-    """Satisfies `serving.ports.Ingress`. One object at a time drives a folder; safe to use from several threads."""
+class HaproxyIngress(DrivenIngress):
+    """Satisfies `serving.ports.Ingress`."""
+
+    what = "HAProxy"
+    start_s = 10.0
 
     def __init__(
         self,
@@ -58,11 +59,9 @@ class HaproxyIngress:
         secret: str = "",
         binary: Path | None = None,
     ) -> None:
-        """Args:
-        folder: of its own, made 0700.
-        env: set in the process, on top of this one's environment.
-        secret: what replicas want to see in `x-factory-ingress`; letters, digits, `_` and `-`.
-        binary: HAProxy; None looks for it. Raises: ConfigurationError: there is none.
+        """Args: as of DrivenIngress, and `binary`: HAProxy; None looks for it.
+
+        Raises: ConfigurationError: there is none.
         """
         found = binary or haproxy_binary()
         if found is None:
@@ -72,40 +71,9 @@ class HaproxyIngress:
         if not all(c.isascii() and (c.isalnum() or c in "-_") for c in secret):
             raise ConfigurationError("the ingress's secret has letters that a configuration file cannot hold")
         self._binary = found
-        self._host, self._port, self._secret = host, port, secret
-        self._folder = IngressFolder(folder)
-        self._process = IngressProcess(self._folder, env)
+        super().__init__(folder, port, host, env, secret=secret)
         self._routes = self._folder.path / "routes.map"
         self._keys = self._folder.path / "keys.map"
-        self._lock = threading.RLock()
-
-    @property
-    def pid(self) -> int | None:
-        """The process that serves now."""
-        current = self._process.current
-        return current.pid if current else None
-
-    def start(self) -> str:
-        """Start the process with the last state known, or adopt a running one; return the base URL."""
-        with self._lock:
-            self._folder.make()
-            self._process.sweep()
-            self._ensure(self._folder.load_state())
-            return f"http://{self._host}:{self._port}"
-
-    def apply(self, state: IngressState) -> None:
-        """Make it so. Raises: UnavailableError: HAProxy refused something; apply again."""
-        with self._lock:
-            state = sound(state)
-            self._folder.make()
-            self._folder.save_state(state)
-            admin = self._ensure(state)
-            self._synchronise(admin, state)
-
-    def is_alive(self) -> bool:
-        """True if the process runs and its admin socket answers."""
-        current = self._process.current
-        return current is not None and _answers(current)
 
     def in_flight(self, server: str) -> int:
         """Requests that a server is working on. While an older process finishes after a reload, it may be any of them:
@@ -116,35 +84,38 @@ class HaproxyIngress:
         counted = sum(f.in_flight for f in AdminSocket(current.control).servers() if f.name == server)
         return counted + len(self._process.retiring)
 
-    def stop(self) -> None:
-        """End every process of this folder."""
-        with self._lock:
-            self._process.end_all()
-
     # -- the process -------------------------------------------------------------------------------------------------
 
     def _layout(self, slots: int) -> Layout:
         threads = min(_MOST_THREADS, os.cpu_count() or 1)
         return Layout(self._host, self._port, self._secret, slots, threads, self._routes, self._keys)
 
-    def _ensure(self, state: IngressState) -> AdminSocket:
-        """Return the admin socket of a process that fits the state's size and our settings; start it if need be."""
+    def _ensure(self, state: IngressState) -> Generation:
         current = self._process.current
-        if current is not None and not _answers(current):
+        if current is not None and not self._answers(current):
             _log.warning("HAProxy does not answer; replacing it", extra={"event": "ingress.replaced"})
             self._process.kill_current()
             current = None
         slots = _slots_of(current)
         has_room = slots > len(state.routes) + slots // 4
         if current is not None and has_room and current.fingerprint == self._fingerprint(slots):
-            return AdminSocket(current.control)
+            return current
         return self._launch(state, current)
 
     def _fingerprint(self, slots: int) -> str:
         text = f"{self._binary}\n{render(self._layout(slots), '', {})}"
         return f"{slots}:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
-    def _launch(self, state: IngressState, predecessor: Generation | None) -> AdminSocket:
+    def _tell(self, generation: Generation, state: IngressState) -> None:
+        self._synchronise(AdminSocket(generation.control), state)
+
+    def _answers(self, generation: Generation) -> bool:
+        try:
+            return AdminSocket(generation.control, timeout_s=2).pid() == generation.pid
+        except UnavailableError:
+            return False
+
+    def _launch(self, state: IngressState, predecessor: Generation | None) -> Generation:
         """Start a process that knows the whole state before it listens; a predecessor hands its sockets over."""
         slots = max(_LEAST_SLOTS, _slots_of(predecessor))
         while slots <= len(state.routes) + slots // 4:  # a quarter in reserve: slots of deleted routes empty slowly
@@ -159,16 +130,9 @@ class HaproxyIngress:
         if predecessor is not None:
             argv += ["-x", predecessor.control, "-sf", str(predecessor.pid)]
         made = self._process.launch(argv, self._fingerprint(slots), control, succeeds=predecessor)
-        deadline = time.monotonic() + _START_S
-        while not _answers(made):
-            if not made.is_alive or time.monotonic() > deadline:
-                self._process.undo(made, predecessor)
-                raise ConfigurationError(
-                    f"HAProxy does not start on {self._host}:{self._port}", hint=self._process.log_tail()
-                )
-            time.sleep(0.01)
+        self._wait_for(made, predecessor)
         _log.info("HAProxy started", extra={"event": "ingress.started", "pid": made.pid, "slots": slots})
-        return AdminSocket(made.control)
+        return made
 
     # -- the state ---------------------------------------------------------------------------------------------------
 
@@ -191,7 +155,7 @@ class HaproxyIngress:
             backend = assigned.get(key) or next(free, None)
             if backend is None:
                 # slots of deleted routes still drain; the successor starts with all routes placed
-                self._synchronise(self._launch(state, self._process.current), state)
+                self._tell(self._launch(state, self._process.current), state)
                 return
             leaving |= _fill(admin, backend, route, facts.pop(backend, {}))
             if key not in assigned:
@@ -234,13 +198,6 @@ def _by_backend(facts: Iterable[ServerFact]) -> dict[str, dict[str, ServerFact]]
     for fact in facts:
         found.setdefault(fact.backend, {})[fact.name] = fact
     return found
-
-
-def _answers(generation: Generation) -> bool:
-    try:
-        return AdminSocket(generation.control, timeout_s=2).pid() == generation.pid
-    except UnavailableError:
-        return False
 
 
 def _slots_of(generation: Generation | None) -> int:

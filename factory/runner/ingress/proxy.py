@@ -17,87 +17,39 @@ import os
 import signal
 import socket
 import sys
-import threading
-import time
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import factory
-from factory.errors import ConfigurationError, UnavailableError
-from factory.runner.ingress.answers import decode_state, encode_state, sound
-from factory.runner.ingress.process import Generation, IngressFolder, IngressProcess
+from factory.errors import UnavailableError
+from factory.runner.ingress.answers import decode_state, encode_state
+from factory.runner.ingress.driving import DrivenIngress
+from factory.runner.ingress.process import Generation, IngressFolder
 from factory.serving.ports import IngressState
 
 __all__ = ["ProxyIngress", "main"]
 
-_START_S = 20.0
 _LINE_BYTES = 64 << 20  # of a state
 _SETTINGS = "proxy.json"
 _log = logging.getLogger(__name__)
 
 
-class ProxyIngress:
-    """Satisfies `serving.ports.Ingress`. One object at a time drives a folder; safe to use from several threads."""
+class ProxyIngress(DrivenIngress):
+    """Satisfies `serving.ports.Ingress`."""
 
-    def __init__(
-        self,
-        folder: Path,
-        port: int,
-        host: str = "127.0.0.1",
-        env: Mapping[str, str] = MappingProxyType({}),
-        *,
-        secret: str = "",
-    ) -> None:
-        """Args: as of HaproxyIngress."""
-        self._host, self._port, self._secret = host, port, secret
-        self._folder = IngressFolder(folder)
-        self._process = IngressProcess(self._folder, env)
-        self._lock = threading.RLock()
-
-    @property
-    def pid(self) -> int | None:
-        """The process that serves now."""
-        current = self._process.current
-        return current.pid if current else None
-
-    def start(self) -> str:
-        """Start the process with the last state known, or adopt a running one; return the base URL."""
-        with self._lock:
-            self._folder.make()
-            self._process.sweep()
-            self._ensure()
-            return f"http://{self._host}:{self._port}"
-
-    def apply(self, state: IngressState) -> None:
-        """Make it so. Raises: UnavailableError: the process does not answer; apply again."""
-        with self._lock:
-            state = sound(state)
-            self._folder.make()
-            self._folder.save_state(state)
-            _ask(self._ensure(), {"do": "apply", "state": encode_state(state)})
-
-    def is_alive(self) -> bool:
-        """True if the process runs and answers."""
-        current = self._process.current
-        return current is not None and _answers(current)
+    what = "the proxy"
+    start_s = 20.0
 
     def in_flight(self, server: str) -> int:
         """Requests that a server is working on. Raises: UnavailableError: the process does not answer."""
         current = self._process.current
         return int(_ask(current, {"do": "count", "server": server})) if current else 0
 
-    def stop(self) -> None:
-        """End every process of this folder."""
-        with self._lock:
-            self._process.end_all()
-
-    def _ensure(self) -> Generation:
+    def _ensure(self, state: IngressState) -> Generation:
         settings = {"host": self._host, "port": self._port, "secret": self._secret, "release": factory.__version__}
         fingerprint = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
         current = self._process.current
-        if current is not None and (current.fingerprint != fingerprint or not _answers(current)):
+        if current is not None and (current.fingerprint != fingerprint or not self._answers(current)):
             _log.warning("the proxy is not as it should be; replacing it", extra={"event": "ingress.replaced"})
             self._process.kill_current()
             current = None
@@ -107,16 +59,18 @@ class ProxyIngress:
         control = self._process.next_control()
         argv = [sys.executable, "-m", "factory.runner.ingress.proxy", "--folder", str(self._folder.path)]
         made = self._process.launch([*argv, "--control", str(control)], fingerprint, control, succeeds=None)
-        deadline = time.monotonic() + _START_S
-        while not _answers(made):
-            if not made.is_alive or time.monotonic() > deadline:
-                self._process.undo(made, None)
-                raise ConfigurationError(
-                    f"the proxy does not start on {self._host}:{self._port}", hint=self._process.log_tail()
-                )
-            time.sleep(0.01)
+        self._wait_for(made, None)
         _log.info("proxy started", extra={"event": "ingress.started", "pid": made.pid})
         return made
+
+    def _tell(self, generation: Generation, state: IngressState) -> None:
+        _ask(generation, {"do": "apply", "state": encode_state(state)})
+
+    def _answers(self, generation: Generation) -> bool:
+        try:
+            return _ask(generation, {"do": "pid"}, timeout_s=2) == generation.pid
+        except UnavailableError:
+            return False
 
 
 def _ask(generation: Generation, question: dict[str, Any], timeout_s: float = 5.0) -> Any:
@@ -129,13 +83,6 @@ def _ask(generation: Generation, question: dict[str, Any], timeout_s: float = 5.
                 return json.loads(answers.readline())
     except (OSError, ValueError) as exc:
         raise UnavailableError(f"the proxy does not answer: {exc}") from exc
-
-
-def _answers(generation: Generation) -> bool:
-    try:
-        return _ask(generation, {"do": "pid"}, timeout_s=2) == generation.pid
-    except UnavailableError:
-        return False
 
 
 # -- the process -----------------------------------------------------------------------------------------------------

@@ -25,6 +25,8 @@ class Fair:
     keeps_for_oldest = True
     is_by_length = False
     is_timed = False
+    min_runtime_s = 120
+    max_preemptions = 5
 
     def waiting(self, job: Job, remaining_ms: int | None) -> Key:
         """Rule F1: (aged time of submission, -class)."""
@@ -34,6 +36,10 @@ class Fair:
     def running(self, job: Job, remaining_ms: int | None, now: Instant) -> Key:
         """Its key does not change by running."""
         return self.waiting(job, None)
+
+    def horizon(self, mean_wait_ms: int) -> int | None:
+        """There is none."""
+        return None
 
     def yields(self, waiting: Key, running: Key) -> bool:
         """Rule F2."""

@@ -26,6 +26,8 @@ class Fifo:
     keeps_for_oldest = True
     is_by_length = False
     is_timed = False
+    min_runtime_s = 120
+    max_preemptions = 5
 
     def waiting(self, job: Job, remaining_ms: int | None) -> Key:
         """Rule O1."""
@@ -34,6 +36,10 @@ class Fifo:
     def running(self, job: Job, remaining_ms: int | None, now: Instant) -> Key:
         """Its key does not change by running."""
         return self.waiting(job, None)
+
+    def horizon(self, mean_wait_ms: int) -> int | None:
+        """There is none."""
+        return None
 
     def yields(self, waiting: Key, running: Key) -> bool:
         """Rule O2."""

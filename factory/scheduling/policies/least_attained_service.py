@@ -1,14 +1,21 @@
-"""`least-attained-service`: whoever has had the least goes first; no durations needed (2D-LAS).
+"""`least-attained-service`: whoever has had the least goes first; no durations needed.
 
 Rules (docs/adr/0010)
-    L1  Jobs are in two classes by the service that they have had, in slots x seconds: below the limit, and above it.
-        Within a class: time of submission.
-    L2  A waiting job of the lower class preempts running ones of the upper.
+    L1  Levels by the service that a job has had, in slots x seconds: 10, 100 and 1,000 slot-minutes, then doubled again
+        and again. The lowest level goes first; within a level the time of submission, which a job keeps.
+    L2  Above the horizon all levels are one: whoever has come so far is served in the order of submission, so that long
+        jobs end, too. The horizon is the level of a tenth of a slot over the time that jobs wait now, on average, and
+        never under the third.
+    L3  A waiting job preempts running ones of a higher level.
+    L4  No room is kept for a gang that does not fit: it preempts, and those behind it that fit go on meanwhile.
 
-Source: Tiresias (Gu et al., NSDI'19), discretised 2D-LAS.
+Source: Tiresias (Gu et al., NSDI'19), discretised 2D-LAS; differs: more levels, and the horizon (rule L2) in place of
+the promotion of jobs that have waited.
 """
 
 from __future__ import annotations
+
+from bisect import bisect_right
 
 from factory.domain.jobs import Job
 from factory.domain.time import SECOND, Instant
@@ -16,7 +23,8 @@ from factory.scheduling.policies.order import Key, service_milli_s
 
 __all__ = ["LeastAttainedService"]
 
-LIMIT_MILLI_S = 100_000 * 1000  # slots_milli x seconds
+_LIMITS = tuple(limit * 1000 for limit in (600, 6_000, *(60_000 << level for level in range(24))))  # slots_milli x s
+_LEAST_HORIZON = 3
 
 
 class LeastAttainedService:
@@ -25,27 +33,33 @@ class LeastAttainedService:
     name = "least-attained-service"
     shares = True
     reclaims = True
-    keeps_room = True
+    keeps_room = False
     keeps_for_oldest = False
     is_by_length = False
     is_timed = True
+    min_runtime_s = 600
+    max_preemptions = 64
 
     def waiting(self, job: Job, remaining_ms: int | None) -> Key:
-        """Rule L1: (class, time of submission)."""
-        return int(service_milli_s(job) >= LIMIT_MILLI_S), job.submitted_at
+        """Rule L1: (level, time of submission)."""
+        return bisect_right(_LIMITS, service_milli_s(job)), job.submitted_at
 
     def running(self, job: Job, remaining_ms: int | None, now: Instant) -> Key:
         """Return the key by the service had until now."""
-        return int(service_milli_s(job, now) >= LIMIT_MILLI_S), job.submitted_at
+        return bisect_right(_LIMITS, service_milli_s(job, now)), job.submitted_at
+
+    def horizon(self, mean_wait_ms: int) -> int:
+        """Rule L2."""
+        return max(_LEAST_HORIZON, bisect_right(_LIMITS, mean_wait_ms // 10))
 
     def yields(self, waiting: Key, running: Key) -> bool:
-        """Rule L2."""
-        return waiting[0] < running[0]
+        """Rule L3."""
+        return waiting < running
 
     def changes_at(self, job: Job, now: Instant) -> Instant | None:
-        """Return when it passes the limit."""
-        live = job.live_attempt
-        left = LIMIT_MILLI_S - service_milli_s(job, now)
-        if live is None or left <= 0:
+        """Return when it passes into the next level."""
+        live, had = job.live_attempt, service_milli_s(job, now)
+        level = bisect_right(_LIMITS, had)
+        if live is None or level == len(_LIMITS):
             return None
-        return now + -(-left * SECOND // max(1, live.allocation.slots_milli))
+        return now + max(1, -(-(_LIMITS[level] - had) * SECOND // max(1, live.allocation.slots_milli)))

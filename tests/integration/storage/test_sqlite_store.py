@@ -17,7 +17,7 @@ import pytest
 
 from factory.domain.ids import JobId, RunnerId, TenantId
 from factory.domain.tenancy import PLATFORM, Scope
-from factory.errors import FencedError, UnavailableError
+from factory.errors import ConflictError, FencedError, UnavailableError
 from factory.jobs.ports import JobFilter
 from factory.storage import jobs as job_statements
 from factory.storage.hooks import CommitHooks
@@ -185,6 +185,25 @@ def test_nobody_is_answered_before_the_commit(store: SqlStore, commits: Commits)
         go_on.set()
         assert future.result(30) == "job-a"
     assert stored(store) == ["job-a"]
+
+
+def test_a_refusal_is_not_told_before_what_it_refers_to_is_on_disk(store: SqlStore, commits: Commits) -> None:
+    told: list[bool] = []
+    with Busy(store) as writer:
+        first, refused = writer.submit(insert("job-a")), writer.submit(insert("job-a"))
+        store.hooks.before_commit = lambda: told.append(refused.done())
+    assert isinstance(refused.exception(), ConflictError)
+    assert first.result() == "job-a"
+    assert told == [False, False]  # of the commit that the writer was busy with, and of their own
+
+
+def test_a_refusal_that_refers_to_what_a_crash_took_back_is_not_told(store: SqlStore, commits: Commits) -> None:
+    with Busy(store) as writer:
+        futures = [writer.submit(insert("job-a")), writer.submit(insert("job-a"))]
+        commits.crash_before = True
+    assert [type(future.exception()) for future in futures] == [Crash, Crash]  # not "job-a exists already"
+    commits.crash_before = False
+    assert store.transact(insert("job-a")) == "job-a"
 
 
 def test_a_crash_before_the_commit_takes_the_group_back_and_tells_all_of_it(store: SqlStore, commits: Commits) -> None:

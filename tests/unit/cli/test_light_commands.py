@@ -39,4 +39,4 @@ def test_a_client_command_needs_nothing_more(words: tuple[str, ...]) -> None:
 
 
 def test_help_needs_nothing_more() -> None:
-    assert "Submit, list, explain" in _run("--help").stdout
+    assert "Submit, plan, list, explain" in _run("--help").stdout

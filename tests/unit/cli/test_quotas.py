@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from factory.cli.commands.queues import _amounts, _quota, _tree
+from factory.cli.commands.queues import _amounts, _tree, parse_quota
 from factory.errors import InvalidRequestError
 from factory.schemas.platform import QueueView, QuotaModel
 
@@ -25,19 +25,19 @@ from factory.schemas.platform import QueueView, QuotaModel
 def test_a_quota_borrows_and_lends_what_is_written(
     written: str, borrowing: float | None, lending: float | None, shown: str
 ) -> None:
-    pool, quota = _quota(written)
+    pool, quota = parse_quota(written)
     assert quota == {"pool": "cpu", "nominal": 4.0, "borrowing": borrowing, "lending": lending}
     assert (pool, _amounts(QuotaModel.model_validate(quota))) == ("cpu", shown)
 
 
 def test_none_takes_the_quota_away() -> None:
-    assert _quota("cpu=none") == ("cpu", None)
+    assert parse_quota("cpu=none") == ("cpu", None)
 
 
 @pytest.mark.parametrize("written", ["cpu", "cpu=", "cpu=four", "cpu=4+some", "cpu=4-", "=4", "cpu=4..5", "none"])
 def test_what_is_no_quota_is_refused_with_how_to_write_one(written: str) -> None:
     with pytest.raises(InvalidRequestError) as refused:
-        _quota(written)
+        parse_quota(written)
     assert "POOL=NOMINAL" in (refused.value.hint or "")
 
 

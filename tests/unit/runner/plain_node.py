@@ -105,7 +105,9 @@ class Replicas:
         Thread(target=process.wait, daemon=True).start()  # no zombies, as under Ray
         return process
 
-    def begin(self, process: subprocess.Popen[str], *argv: str, memory: int = 512 * MIB) -> None:
+    def begin(
+        self, process: subprocess.Popen[str], *argv: str, memory: int = 512 * MIB, fence_s: int | None = None
+    ) -> None:
         """Give it the order to run a command."""
         work = WorkOrder(
             attempt=ATTEMPT, job="job-a", tenant="mobility", ordinal=1, api_url="http://127.0.0.1:9",
@@ -113,13 +115,16 @@ class Replicas:
         )  # fmt: skip
         placement = Placement(0, "n1", Resources(1000, memory, 0))  # pyright: ignore[reportArgumentType]
         assert process.stdin is not None
-        process.stdin.write(ReplicaOrder(work=work, placement=placement, token="fat_secret").model_dump_json())
+        order = ReplicaOrder(work=work, placement=placement, token="fat_secret", self_fence_s=fence_s)
+        process.stdin.write(order.model_dump_json())
         process.stdin.close()
 
-    def serve(self, *argv: str, replica: str = "r1", memory: int = 512 * MIB) -> subprocess.Popen[str]:
+    def serve(
+        self, *argv: str, replica: str = "r1", memory: int = 512 * MIB, fence_s: int | None = None
+    ) -> subprocess.Popen[str]:
         """Start a process that serves a command."""
         process = self.be_born(replica)
-        self.begin(process, *argv, memory=memory)
+        self.begin(process, *argv, memory=memory, fence_s=fence_s)
         return process
 
     def end(self) -> None:

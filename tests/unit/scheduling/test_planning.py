@@ -23,7 +23,7 @@ def started(made: Plan) -> list[str]:
 
 
 def reasons(made: Plan) -> dict[str, WaitReason]:
-    return {id: why for id, why in made.waiting}
+    return dict(made.waiting)
 
 
 def busy(

@@ -191,13 +191,15 @@ def test_a_pool_that_is_shared_again_holds_the_jobs_with_restricted_data(world: 
     version = world.datasets.register(ANNA, DatasetName("secret"), request, now=NOW).version
     ingest_job = world.store.read(lambda tx: tx.job(PLATFORM, JobId(version.job or "")))
     assert ingest_job is not None
+    outputs = {"clean": {"dataset": "clean", "contract": RESTRICTED}}
+    writing_job = world.jobs.submit(ANNA, command(outputs=outputs, pool="cpu"), now=NOW).job
     settings(world, isolation="shared")
-    for job in (training_job, ingest_job):
+    for job in (training_job, ingest_job, writing_job):
         verdict = world.store.read(lambda tx, job=job: judge(tx, job))
         assert isinstance(verdict, Waiting)
         assert verdict.reason is WaitReason.DATASET_GATE_FAILED
         assert "pool 'cpu' is shared with other tenants" in verdict.message
         assert "--isolation tenant --tenant mobility" in verdict.hint
     own(world)
-    for job in (training_job, ingest_job):
+    for job in (training_job, ingest_job, writing_job):
         assert world.store.read(lambda tx, job=job: judge(tx, job)) == Open()

@@ -198,9 +198,9 @@ def training(*, model: str | None = "m", data: str = "footfall", **fields: Any) 
     )
 
 
-def make_world(folder: Path) -> World:
-    """Return a factory with one pool of one node and the tenants mobility and parks."""
-    store, objects, ids = MemoryStore(), MemoryObjectStore(), Ids()
+def make_world(folder: Path, store: Any = None) -> World:
+    """Return a factory with one pool of one node and two tenants. `store`: another one than that in memory."""
+    store, objects, ids = store or MemoryStore(), MemoryObjectStore(), Ids()
 
     def ended(tx: object, job: Job, now: int) -> None:
         settle(tx, job, now, jobs=jobs)

@@ -1,0 +1,72 @@
+"""The factory's plan in the simulated cluster, and what its policies may know."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from benchmarks.jct import POLICIES
+from benchmarks.policies.cluster import Charge, Execution, run
+from benchmarks.policies.estimates import Blind, Declared, Learned
+from benchmarks.policies.trace import TraceJob, synthetic_trace
+
+
+def execution(index: int = 0, *, gpus: int = 1, model: str = "bert", run_s: float = 1000.0) -> Execution:
+    return Execution(TraceJob(index, 0.0, gpus, model, round(run_s), 1.0, 10.0), remaining_s=run_s)
+
+
+def test_a_declared_job_is_unknown_until_it_has_run_for_a_minute() -> None:
+    declared, job = Declared(), execution(run_s=1000)
+    assert declared.remaining_s(job, goes_on=False) is None
+    assert declared.news_after_s(job) == 70
+    job.attained_s, job.remaining_s = 70, 940
+    assert declared.remaining_s(job, goes_on=True) == 940
+    assert declared.news_after_s(job) == math.inf
+
+
+def test_a_declared_job_that_is_stopped_still_has_a_start_to_pay() -> None:
+    declared, job = Declared(), execution(run_s=1000)
+    job.attained_s, job.remaining_s = 70, 940
+    assert declared.remaining_s(job, goes_on=False) == 950
+
+
+def test_a_job_is_expected_to_go_on_as_the_median_of_those_alike_that_lived_as_long() -> None:
+    learned = Learned()
+    for index, ran_s in enumerate((10, 20, 100, 200, 300, 400, 500)):
+        ended = execution(index)
+        ended.attained_s = ran_s
+        learned.learn(ended)
+    job = execution(9)
+    job.attained_s = 50
+    assert learned.remaining_s(job, goes_on=True) == 250
+    assert learned.news_after_s(job) == 250
+
+
+def test_a_few_ended_jobs_tell_nothing() -> None:
+    learned = Learned()
+    for index in range(4):
+        learned.learn(execution(index))
+    assert learned.remaining_s(execution(9), goes_on=False) is None
+
+
+def test_jobs_of_the_same_size_stand_in_for_a_model_that_is_new() -> None:
+    learned = Learned()
+    for index in range(5):
+        ended = execution(index, gpus=4, model="gpt2")
+        ended.attained_s = 60
+        learned.learn(ended)
+    assert learned.remaining_s(execution(9, gpus=4, model="dqn"), goes_on=False) == 60
+
+
+def test_a_blind_policy_is_told_nothing() -> None:
+    job = execution()
+    assert Blind().remaining_s(job, goes_on=True) is None
+    assert Blind().news_after_s(job) == math.inf
+
+
+@pytest.mark.parametrize("policy", [name for name in POLICIES if name.startswith("ours")])
+def test_every_job_of_a_busy_day_ends_under_the_factorys_plan(policy: str) -> None:
+    trace = synthetic_trace(60, 16, seed=5)
+    result = run(trace, POLICIES[policy](2, 8, Charge.REAL), 16, Charge.REAL)
+    assert len(result.completion_s) == len(trace)
