@@ -38,7 +38,7 @@ from typing import Any
 
 from factory.algorithms.catalogue import load_catalogue
 from factory.api.wakes import Bell
-from factory.bootstrap import SystemClock, UuidIds
+from factory.bootstrap import SystemClock, UuidIds, tune_collector
 from factory.control.loop import ControlLoop, TickResult
 from factory.control.reports import apply_report
 from factory.domain.ids import AttemptId, JobId, NodeId, PoolName, QueueName, RunnerId, TenantId
@@ -57,7 +57,7 @@ from factory.testing.memory import MemoryStore
 
 POOL, RUNNER, INCARNATION = PoolName("cpu"), RunnerId("bench"), "one"
 NOMINAL, BORROWING, NODE_SLOTS = 20, 100, 600  # slots of a queue, of a queue above that, of a node
-GATHER_S = 0.02  # submitter and runner gather what is due for so long into one call
+GATHER_S = 0.005  # loop, submitter and runner gather what comes together for so long into one turn
 LONGEST_S = 600.0  # a run that takes longer has failed
 
 
@@ -71,6 +71,15 @@ class Kind:
     count: int
     run_ms: int
     every_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A job and when it is created."""
+
+    at_ms: int
+    tenant: TenantId
+    item: BatchItem
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +100,25 @@ class Workload:
         """No scheduler ends sooner: the slot time of a cohort's jobs over its quota."""
         return sum(kind.count * kind.slots * kind.run_ms for kind in self.kinds) / NOMINAL / 1000
 
-    def arrivals(self) -> list[tuple[int, TenantId, QueueName, Kind]]:
-        """Return (when in ms, tenant, queue, kind) of every job, in the order of creation."""
-        return sorted(
-            (
-                (number * kind.every_ms, TenantId(f"c{cohort}"), QueueName(f"c{cohort}-q{queue}"), kind)
-                for kind in self.kinds
-                for number in range(kind.count)
-                for cohort in range(self.cohorts)
-                for queue in range(self.queues)
-            ),
-            key=lambda arrival: (arrival[0], arrival[1]),
+    def arrivals(self) -> list[Arrival]:
+        """Return every job in the order of creation, as its client has it ready to send."""
+        wanted = sorted(
+            (number * kind.every_ms, cohort, queue, place)
+            for place, kind in enumerate(self.kinds)
+            for number in range(kind.count)
+            for cohort in range(self.cohorts)
+            for queue in range(self.queues)
         )
+        return [
+            Arrival(at, TenantId(f"c{cohort}"), _item(f"job-{number}", f"c{cohort}-q{queue}", self.kinds[place]))
+            for number, (at, cohort, queue, place) in enumerate(wanted)
+        ]
+
+
+def _item(key: str, queue: str, kind: Kind) -> BatchItem:
+    command = CommandSpec(argv=("true",))
+    asked = {"name": kind.name, "command": command, "cpu": kind.slots, "memory": 0, "priority": kind.priority}
+    return BatchItem(key=key, spec=JobSpec.model_validate({**asked, "queue": queue}))
 
 
 LOW, NORMAL, HIGH = PriorityClass.LOW, PriorityClass.NORMAL, PriorityClass.HIGH
@@ -221,19 +237,11 @@ class Bench:
             for number in range(self.workload.queues):
                 tx.put_queue(Queue(QueueName(f"{above}-q{number}"), tenant, parent=above, quotas=quota))
 
-    def submit(self, arrivals: Sequence[tuple[int, TenantId, QueueName, Kind]], first: int) -> None:
-        """Submit jobs in their order, one batch per tenant and thousand; `first` numbers them for their keys."""
+    def submit(self, arrivals: Sequence[Arrival]) -> None:
+        """Submit jobs in their order, one batch per tenant and thousand."""
         items: dict[TenantId, list[BatchItem]] = {}
-        for number, (_, tenant, queue, kind) in enumerate(arrivals, start=first):
-            spec = JobSpec(
-                name=kind.name,
-                command=CommandSpec(argv=("true",)),
-                cpu=kind.slots,
-                memory=0,
-                queue=queue,
-                priority=kind.priority,
-            )
-            items.setdefault(tenant, []).append(BatchItem(key=f"job-{number}", spec=spec))
+        for arrival in arrivals:
+            items.setdefault(arrival.tenant, []).append(arrival.item)
         for tenant, wanted in items.items():
             principal = Principal("key-bench", Role.OPERATOR, tenant)
             for start in range(0, len(wanted), BATCH_LIMIT):
@@ -274,17 +282,16 @@ class Bench:
         return result
 
 
-def run_virtual(bench: Bench) -> float:
+def run_virtual(bench: Bench, arrivals: Sequence[Arrival]) -> float:
     """Run in one thread on a clock that jumps; return the virtual seconds that it took."""
     clock: VirtualClock = bench.clock
-    arrivals = bench.workload.arrivals()
     submitted = 0
     while bench.ended < len(arrivals):
         due = submitted
-        while due < len(arrivals) and arrivals[due][0] <= clock.at:
+        while due < len(arrivals) and arrivals[due].at_ms <= clock.at:
             due += 1
         if due > submitted:
-            bench.submit(arrivals[submitted:due], submitted)
+            bench.submit(arrivals[submitted:due])
             submitted = due
         reported = bench.report()
         result = bench.tick()
@@ -293,41 +300,39 @@ def run_virtual(bench: Bench) -> float:
         at = bench.runner.next_at(clock.at)
         coming = [result.wake_at] + ([] if at is None else [at])
         if submitted < len(arrivals):
-            coming.append(arrivals[submitted][0])
+            coming.append(arrivals[submitted].at_ms)
         clock.at = max(clock.at, min(coming))
     return clock.at / 1000
 
 
-def run_realtime(bench: Bench) -> float:
+def run_realtime(bench: Bench, arrivals: Sequence[Arrival]) -> float:
     """Run submitter, loop and runner as threads on the wall clock; return the seconds that it took."""
-    bell, done = Bell(), threading.Event()
+    bell, heard, done = Bell(), Bell(), threading.Event()
     errors: list[BaseException] = []
     began = time.monotonic()
 
     def submitter() -> None:
-        arrivals = bench.workload.arrivals()
         submitted = 0
         while submitted < len(arrivals) and not done.is_set():
             elapsed_ms = (time.monotonic() - began) * 1000
             due = submitted
-            while due < len(arrivals) and arrivals[due][0] <= elapsed_ms:
+            while due < len(arrivals) and arrivals[due].at_ms <= elapsed_ms:
                 due += 1
-            bench.submit(arrivals[submitted:due], submitted)
+            bench.submit(arrivals[submitted:due])
             bell.ring()
             submitted = due
             if submitted < len(arrivals):
-                wait_s = began + arrivals[submitted][0] / 1000 - time.monotonic()
+                wait_s = began + arrivals[submitted].at_ms / 1000 - time.monotonic()
                 done.wait(max(GATHER_S, wait_s))
 
     def looper() -> None:
         while not done.is_set():
-            began_at = time.monotonic()
             result = bench.tick()
+            if result.admitted or result.preempted:
+                heard.ring()
             nap_s = min((result.wake_at - bench.clock.now()) / 1000, 1.0)
-            if nap_s > 0:
-                bell.wait(nap_s)
-            # what changes while a tick runs, and shortly after it, shares the next one
-            done.wait(max(0.0, GATHER_S - (time.monotonic() - began_at)))
+            if nap_s > 0 and bell.wait(nap_s):
+                done.wait(GATHER_S)
 
     def runner() -> None:
         while not done.is_set():
@@ -335,6 +340,9 @@ def run_realtime(bench: Bench) -> float:
                 bell.ring()
             if bench.ended >= bench.workload.jobs:
                 done.set()
+            now = bench.clock.now()
+            at = bench.runner.next_at(now)
+            heard.wait(1.0 if at is None else max(0, at - now) / 1000)
             done.wait(GATHER_S)
 
     def guarded(body: Callable[[], None]) -> Callable[[], None]:
@@ -355,6 +363,7 @@ def run_realtime(bench: Bench) -> float:
         done.set()
     took = time.monotonic() - began
     bell.ring()
+    heard.ring()
     for thread in threads:
         thread.join()
     if errors:
@@ -412,8 +421,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     clock = SystemClock() if asked.realtime else VirtualClock()
     with opened(asked.durable, clock, threaded=asked.realtime) as store:
         bench = Bench(workload, store, clock)
+        arrivals = workload.arrivals()
+        tune_collector()  # as the server does
         cpu, began = time.process_time(), time.perf_counter()
-        took_s = run_realtime(bench) if asked.realtime else run_virtual(bench)
+        took_s = run_realtime(bench, arrivals) if asked.realtime else run_virtual(bench, arrivals)
         wall_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu
         jobs = stored_jobs(store)
     failed = [job.id for job in jobs if job.state is not JobState.SUCCEEDED]

@@ -1,8 +1,9 @@
 """A week of a city under our fair scheduler and under first-in-first-out: who got what they were entitled to?
 
 Prints one JSON object on its last line, keyed by policy (`ours`, `fifo`): per department `share` (share ÷ entitlement
-per day), `worst_day`, `within` (the stricter figure per day), `wait_p50_s`, `wait_p99_s`; and over all `worst_share`,
-`jain`, `utilisation`, `goodput`, `preemptions`, `preempted_slot_hours`, … How each is measured stands in
+per day), `worst_day`, two stricter figures per day (`within`: nothing above the entitlement of the moment makes up for
+another; `in_parts`: as if jobs could be cut), `wait_p50_s`, `wait_p99_s`; and over all `worst_share`, `jain`,
+`utilisation`, `goodput`, `preemptions`, `preempted_slot_hours`, … How each is measured stands in
 `factory.simulation.city`, what a department is entitled to in `.entitlement`, what happens in `.workloads`.
 
 - `jain`: Jain's index (Jain, Chiu & Hawe 1984) over the departments' share ÷ entitlement of the whole period, what is
@@ -24,6 +25,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -89,13 +91,11 @@ def summary(run: CityRun) -> dict[str, Any]:
         ]
         waits = sorted(run.waits_s[queue])
         departments[name] = {
-            "share": [None if ratio is None else round(ratio, 3) for ratio in share],
+            "share": _rounded(share),
             "worst_day": round(min((ratio for ratio in share if ratio is not None), default=1.0), 3),
             "worst_pool_day": min(((round(r, 3), p, d) for r, p, d in worst_pools), default=None),
-            "within": [
-                None if ratio is None else round(ratio, 3)
-                for ratio in (daily(run, queue, day, within=True) for day in range(days))
-            ],
+            "within": _rounded(daily(run, queue, day, of="within") for day in range(days)),
+            "in_parts": _rounded(daily(run, queue, day, per="in_parts") for day in range(days)),
             "wait_p50_s": _quantile(waits, 500),
             "wait_p99_s": _quantile(waits, 990),
             "jobs_started": len(waits),
@@ -124,15 +124,21 @@ def summary(run: CityRun) -> dict[str, Any]:
     }
 
 
-def daily(run: CityRun, queue: QueueName, day: int, *, only: str | None = None, within: bool = False) -> float | None:
+def daily(
+    run: CityRun, queue: QueueName, day: int, *, only: str | None = None, of: str = "share", per: str = "entitled"
+) -> float | None:
     """Return share ÷ entitlement of a day, of one pool or all; None if the department wanted nothing."""
     hours = [
         entry
         for (name, pool, hour), entry in run.hours.items()
         if name == queue and hour // 24 == day and (only is None or pool == only)
     ]
-    entitled = sum(entry.entitled for entry in hours)
-    return sum(entry.within if within else entry.share for entry in hours) / entitled if entitled else None
+    entitled = sum(getattr(entry, per) for entry in hours)
+    return sum(getattr(entry, of) for entry in hours) / entitled if entitled else None
+
+
+def _rounded(ratios: Iterable[float | None]) -> list[float | None]:
+    return [None if ratio is None else round(ratio, 3) for ratio in ratios]
 
 
 def _ratio(run: CityRun, queue: QueueName, days: range) -> float:

@@ -5,6 +5,7 @@ Nothing reachable from here imports ray, torch, duckdb, deltalake, pandas or the
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import secrets
@@ -50,7 +51,17 @@ from factory.telemetry.metrics import Metrics, StateSample
 from factory.tenants.service import TenantService
 from factory.tenants.tokens import AttemptTokens
 
-__all__ = ["ADMIN_KEY", "CONTROL", "RUNNER_KEY", "ControlPlane", "SystemClock", "UuidIds", "assemble", "first_steps"]
+__all__ = [
+    "ADMIN_KEY",
+    "CONTROL",
+    "RUNNER_KEY",
+    "ControlPlane",
+    "SystemClock",
+    "UuidIds",
+    "assemble",
+    "first_steps",
+    "tune_collector",
+]
 
 _log = logging.getLogger(__name__)
 CONTROL = Principal("control", Role.PLATFORM, None)  # who the control plane itself is in the audit log
@@ -59,6 +70,16 @@ ADMIN_KEY = "admin.key"  # in <data>/run: shown once by the supervisor, who remo
 RUNNER_KEY = "runner.key"  # in <data>/run
 _OWN_RUNNER = "runner of this machine"  # title of that key
 _BASE32 = "0123456789abcdefghijklmnopqrstuv"  # base32hex sorts as the number does
+
+
+def tune_collector() -> None:
+    """Let the garbage collector look rarely, once everything is loaded.
+
+    Rows are frozen values without cycles and die by their counts, but each full collection looks at every one of them:
+    with 50,000 jobs in view that was a sixth of the control plane's time.
+    """
+    gc.freeze()  # what is loaded now stays: later collections need not look at it
+    gc.set_threshold(50_000, 20, 50)
 
 
 class SystemClock:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import json
 import logging
 import os
@@ -30,7 +29,7 @@ from factory.api.mlflow_proxy.proxy import MlflowProxy
 from factory.api.serving import Serving
 from factory.api.threads import Threads
 from factory.api.wakes import Bell, Hub
-from factory.bootstrap import ControlPlane, assemble, first_steps
+from factory.bootstrap import ControlPlane, assemble, first_steps, tune_collector
 from factory.errors import ConfigurationError
 from factory.settings import Settings, check_bind
 from factory.storage.folder import FolderLock, folders_to_lock, private_folder
@@ -65,7 +64,7 @@ def run(settings: Settings) -> None:
         serving = serving_for(plane, port=listener.getsockname()[1])
         app = create_app(serving, lifespan=_lifespan(serving, Threads(serving, commit_bell=bell)))
         _write_address(serving)
-        gc.freeze()  # what is loaded now stays: later collections need not look at it
+        tune_collector()
         took = round(time.monotonic() - started, 2)
         _log.info("serving", extra={"event": "server.started", "url": serving.url, "seconds": took})
         _Server(_uvicorn_config(app, settings), serving).run(sockets=[listener])

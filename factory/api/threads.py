@@ -24,6 +24,7 @@ __all__ = ["Threads"]
 
 _log = logging.getLogger(__name__)
 _NAP_S = 1.0  # between two turns of the control loop when nothing wakes it and it asks for no earlier one
+_GATHER_S = 0.005  # changes that come together share a turn of the control loop
 _STOP_S = 10.0
 _RETRY_PROJECTION_S = 5.0  # while MLflow is away, or another process leads
 
@@ -92,8 +93,8 @@ class Threads:
             pulse.leading, pulse.epoch = result.leading, result.epoch
             _count(metrics, result)
             nap = min((result.wake_at - plane.clock.now()) / 1000, _NAP_S)
-            if nap > 0:
-                self._loop_bell.wait(nap)
+            if nap > 0 and self._loop_bell.wait(nap):
+                self._stopping.wait(_GATHER_S)
 
     def _keep_house(self) -> None:
         """Remove staged bytes that nobody needs; a batch a turn, and a round every `housekeeping_s`."""

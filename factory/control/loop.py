@@ -67,7 +67,7 @@ class Settings:
     renew_s: int = 3  # the lease is renewed when it is older than this
     runner_silence_s: int = 30  # a runner not heard for so long: its attempts are unknown, its nodes lost
     lost_node_keep_s: int = 3600  # a lost node that holds nothing is removed so long after its last report
-    group: int = 100  # decisions, or jobs looked at, per transaction
+    group: int = 250  # decisions, or jobs looked at, per transaction
     keep_feed: int = 100_000  # entries kept for readers that are behind
     policy: Policy = field(default_factory=Policy)
 

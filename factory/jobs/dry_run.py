@@ -11,8 +11,8 @@ from factory.domain.ids import JobId
 from factory.domain.jobs import Allocation, Job, Waiting
 from factory.domain.resources import slots_milli
 from factory.domain.time import Instant
-from factory.scheduling.explaining import explain
 from factory.scheduling.changes import JobChanged
+from factory.scheduling.explaining import explain
 from factory.scheduling.feasibility import check_feasible
 from factory.scheduling.planning import Admit, Policy, Preempt, plan
 from factory.scheduling.snapshot import Snapshot

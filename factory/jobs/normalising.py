@@ -95,9 +95,10 @@ class Normaliser:
         self._bundles = bundles
         self._dry = dry
         self._snapshot: Snapshot | None = None
-        self._queues: tuple[Queue, ...] | None = None
+        self._queues: dict[QueueName, Queue] | None = None
         self._pools: dict[PoolName, Pool] | None = None
         self._uploaded: set[str] = set()
+        self._feasible: set[tuple[object, ...]] = set()  # what decides whether a job could ever run, of those that can
 
     def normalise(self, asked: wire.JobSpec) -> Normalised:
         """Return the spec as it is stored.
@@ -153,11 +154,10 @@ class Normaliser:
     def queue(self, name: str | None) -> QueueName:
         """Return the queue, by default the tenant's own. Raises: UnknownQueueError."""
         if self._queues is None:
-            self._queues = tuple(q for q in self._reader.queues(self._scope) if q.tenant == self._tenant)
-        known = [q.name for q in self._queues]
+            self._queues = {q.name: q for q in self._reader.queues(self._scope) if q.tenant == self._tenant}
         wanted = QueueName(name or self._tenant)
-        if wanted not in known:
-            raise UnknownQueueError(wanted, known)
+        if wanted not in self._queues:
+            raise UnknownQueueError(wanted, list(self._queues))
         return wanted
 
     def pool(self, name: str | None) -> PoolName | None:
@@ -198,6 +198,10 @@ class Normaliser:
         """Refuse what could never run, not even on the idle factory. Raises: InfeasibleError."""
         if not self._usable():
             return  # no pool has joined yet, so nothing is known of what the factory has: the job waits and says so
+        kind = (spec.queue, spec.pool, spec.flavors, spec.gpu_models, spec.topology)
+        shape = (*kind, spec.resources, spec.replicas, spec.min_replicas)
+        if shape in self._feasible:
+            return  # a batch has many jobs of few shapes
         if self._snapshot is None:
             # who holds what does not matter here, so that no job is read
             reader = self._reader
@@ -206,11 +210,11 @@ class Normaliser:
             )
         fault = check_feasible(self._snapshot, spec, self._tenant)
         if fault is not None:
+            fault = veil_for(self._snapshot, self._scope).waiting(fault)
             raise InfeasibleError(
                 fault.message, hint=fault.hint, facts={"reason": fault.reason.value, "numbers": dict(fault.numbers)}
             )
-
-            fault = veil_for(self._snapshot, self._scope).waiting(fault)
+        self._feasible.add(shape)
 
     def _usable(self) -> dict[PoolName, Pool]:
         if self._pools is None:

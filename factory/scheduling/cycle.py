@@ -85,6 +85,7 @@ class Stock:
         self._spare: Floor | None = None
         self._needed_at: Instant | None = None  # when the first reservation starts; None = not known
         self._used: dict[QueueName, int] = {}
+        self._settled: dict[QueueName, int] = {}
         self._slots: dict[Resources, int] = {}
         self._full: set[Gang] = set()  # gangs for which there is no room
         self._tight: set[Gang] = set()  # gangs for which there is none past the reservations
@@ -220,11 +221,24 @@ class Stock:
             self.started.append((ends_at, allocation.placements))
 
     def count(self, queue: QueueName, slots: int) -> None:
-        """Let a queue hold so much more."""
+        """Let a queue hold so much more, now and when those who are told to stop have gone."""
         for name, amount in bubble(self.tree, queue, slots, self.used):
             self._used[name] = self.used(name) + amount
             self._overs.pop(name, None)
         self._available.clear()
+        self.expect(queue, slots)
+
+    def expect(self, queue: QueueName, slots: int) -> None:
+        """Let a queue hold so much more, or less, when those who are told to stop have gone."""
+        for name, amount in bubble(self.tree, queue, slots, self.settled):
+            self._settled[name] = self.settled(name) + amount
+
+    def settled(self, queue: QueueName) -> int:
+        """Return U of a queue as it will be when those who are told to stop have gone."""
+        used = self._settled.get(queue)
+        if used is None:
+            used = self._settled[queue] = self._snapshot.tree_used.get((queue, self.pool.name), 0)
+        return used
 
     def over(self, queue: QueueName) -> int:
         """Return what the queue holds above its quota; below zero: what it has left."""

@@ -1,6 +1,6 @@
 """Why a job is where it is, with its numbers: on demand, for one job, from the very plan that would be made now.
 
-Names of other tenants' queues and jobs are not told (rule 9): what they hold is, as numbers.
+It sees the whole factory. Who shows it to a tenant leaves out the names of others (rule 9: `schemas.veil`).
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from factory.scheduling.snapshot import Snapshot
 from factory.scheduling.waiting import Lane, eligible_pools, lane_of
 
 __all__ = ["Explanation", "explain", "why_in"]
+
+_NAMED = 3  # names told of a list that may be long
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,13 +220,11 @@ class _Teller:
         needs = f"needs {described(self._lane.asked, self._lane.least, self._needed)} in pool '{self._pool}'"
         if level.queue == ROOT:
             what = f"the queues below keep {number(stock.tree.retained)} of {slots(stock.capacity)} for themselves"
-        elif self._tenant_of(level.queue) in (None, self._job.tenant):
+        else:
             limits = f"{number(level.subtree)} nominal"
             if level.borrowing and level.borrowing < ENDLESS:
                 limits += f" + {number(level.borrowing)} borrowed at most"
             what = f"queue '{level.queue}' holds {number(used)} ({limits})"
-        else:
-            what = f"other departments above it hold {number(used)} of {slots(level.subtree)}"
         lent = self._lent()
         return waiting(
             WaitReason.BORROWING_LIMIT_REACHED if is_borrowing else WaitReason.WAITING_FOR_QUOTA,
@@ -281,12 +281,10 @@ class _Teller:
             holder = None if kept is None else kept.job_id
         who, of, numbers = "another job", "", dict[str, int | str]()
         if holder is not None and (other := self._snapshot.jobs.get(holder)) is not None:
-            if other.tenant == self._job.tenant:
+            who, of = other.id, f" ({other.spec.replicas} x {vector(other.spec.resources)})"
+            if other.spec.queue == self._job.spec.queue:
                 who = f"{other.id} before it in queue '{other.spec.queue}'"
-                of = f" ({other.spec.replicas} x {vector(other.spec.resources)})"
-                numbers |= {"job": other.id, "asked_replicas": other.spec.replicas}
-            else:
-                who = "a job of another department"
+            numbers |= {"job": other.id, "asked_replicas": other.spec.replicas}
         until = ""
         if kept is not None and kept.starts_at is not None:
             until = f" until {_clock(kept.starts_at)}"
@@ -336,37 +334,43 @@ class _Teller:
     def _holders(self, own: int, others: int) -> Iterator[str]:
         jobs = self._snapshot.holders.get((self._job.spec.queue, self._pool))
         if jobs is not None:
-            names = list(islice(jobs.keys(), 3))
+            names = list(islice(jobs.keys(), _NAMED))
             rest = len(jobs) - len(names)
             yield f"{number(own)} held by {listed([*names, *([f'{rest} more of this queue'] if rest else [])])}"
         if others:
             yield f"{number(others)} held by other queues"
 
-    def _lent(self) -> tuple[int, Instant | None]:
-        """Return how much of the queue's own quota others hold, and when the first of it is expected back."""
+    def _lent(self) -> tuple[int, tuple[QueueName, ...], Instant | None]:
+        """Return how much of the queue's own quota others hold, who, and when the first of it is expected back."""
         stock, queue = self._stock, self._job.spec.queue
         if queue not in stock.tree:
-            return 0, None
+            return 0, (), None
         level = stock.tree[queue]
         unused = max(0, level.subtree - stock.used(queue))
         lent = max(0, unused - max(0, min(stock.available(queue), self._free_slots())))
-        ends = self._snapshot.ends.get(self._pool)
-        first = next((end for (end, _), _ in ends.items()), None) if lent and ends is not None else None
-        return lent, first
+        if not lent:
+            return 0, (), None
+        over = [(-stock.over(other.queue), other.queue) for other in stock.tree if other.queue not in (ROOT, queue)]
+        borrowers = [
+            name for amount, name in sorted(over) if amount < 0 and (name, self._pool) in self._snapshot.holders
+        ]
+        ends = [
+            self._now + left
+            for name in borrowers[:_NAMED]
+            for id, _ in islice(self._snapshot.holders[name, self._pool].items(), 100)
+            if (left := self._planning.cycle.running_ms(self._snapshot.jobs[id])) is not None
+        ]
+        return lent, tuple(borrowers[:_NAMED]), min(ends, default=None)
 
     def _free_slots(self) -> int:
         return whole_slots(self._snapshot.fleet(self._pool).offered, self._stock.pool.flavor.slot)
 
-    def _lent_text(self, lent: tuple[int, Instant | None]) -> str:
-        amount, until = lent
+    def _lent_text(self, lent: tuple[int, tuple[QueueName, ...], Instant | None]) -> str:
+        amount, borrowers, until = lent
         if not amount:
             return ""
-        when = f" until about {_clock(until)}" if until is not None and until > self._now else ""
-        return f"; {number(amount)} of its quota lent to other queues{when}"
-
-    def _tenant_of(self, queue: QueueName) -> str | None:
-        row = self._snapshot.queues.get(queue)
-        return None if row is None else row.tenant
+        to = listed([f"'{name}'" for name in borrowers]) if borrowers else "other queues"
+        return f"; {number(amount)} of its quota lent to {to}{f' until about {_clock(until)}' if until else ''}"
 
     def _reservation(self, job: JobId) -> Reservation | None:
         return next((r for r in self._stock.reservations if r.job_id == job), None)

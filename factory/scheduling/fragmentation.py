@@ -7,6 +7,8 @@ Three costs in one unit, so that none needs a weight (ADR 8):
   beside a GPU;
 - scarcity: a GPU of a model that other jobs ask for by name, where they could fill more than half of that model.
 
+In a pool without GPUs the node that is left with the fewest CPUs is the cheapest, if balance does not forbid it.
+
 Whole numbers only: equal costs are exactly equal, and ties are told apart by the node's id.
 """
 
@@ -26,6 +28,7 @@ __all__ = ["Costs", "Typical", "costs_of"]
 
 _SCALE = 10_000  # weights of typical shapes add up to about this
 _PER_MILLI = GPU_WORTH // WHOLE  # worth of a thousandth of a GPU
+_FAR = 100  # without GPUs: imbalance against CPUs left
 _PLENTY = 500  # per mille of a model's fair part of the demand that may ask for it by name before it is scarce
 _MOST_BESIDE = 1 << 18  # most CPU thousandths or MiB counted beside one GPU; costs of nodes up to 2 PiB stay below 2^63
 
@@ -89,6 +92,8 @@ class Costs:
         memory = ((free.memory - counts * asked.memory_bytes) // MIB) * self._memory
         cost += self._imbalance(gpu, cpu, memory)
         cost *= _PER_MILLI
+        if not self.unit:
+            return cost * _FAR + cpu
         if asked.gpu_milli:
             cost += self._scarcity[model] * (counts * asked.gpu_milli)
         return cost
@@ -122,10 +127,15 @@ def _shares(typical: Typical) -> tuple[tuple[int, int], ...]:
 
 
 def _mix(typical: Typical, capacity: Resources) -> Resources:
-    """Return what the workload asks for beside its GPUs, all together; of an unknown workload, what the nodes have."""
-    asked = [shape.resources * weight for shape, weight in typical.shapes]
-    if capacity.gpu_milli:
-        asked = [each for each in asked if each.gpu_milli]
+    """Return what the workload's shapes for such a pool ask for together; if there are none, what the nodes have.
+
+    Of a pool with GPUs that are the shapes that ask for GPUs, of one without the others.
+    """
+    asked = [
+        shape.resources * weight
+        for shape, weight in typical.shapes
+        if bool(shape.resources.gpu_milli) == bool(capacity.gpu_milli)
+    ]
     mix = sum(asked, start=Resources())
     return mix if mix != Resources() else capacity
 
@@ -140,8 +150,9 @@ def _factors(mix: Resources) -> tuple[int, int, int]:
         memory = min(mix.memory_bytes * WHOLE // mix.gpu_milli // MIB, _MOST_BESIDE)  # MiB beside a GPU
         gpu = max(cpu, 1) * max(memory, 1)
         return gpu, WHOLE * max(memory, 1) if cpu else 0, WHOLE * max(cpu, 1) if memory else 0
-    if mix.cpu_milli and mix.memory_bytes:
-        return 0, min(mix.memory_bytes * 1000 // mix.cpu_milli // MIB, _MOST_BESIDE) or 1, 1000
+    if mix.cpu_milli:
+        memory = min(mix.memory_bytes * 1000 // mix.cpu_milli // MIB, _MOST_BESIDE)  # MiB beside a CPU
+        return 0, max(memory, 1), 1000 if memory else 0
     return 0, 0, 0
 
 

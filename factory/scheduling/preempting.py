@@ -79,7 +79,7 @@ class _Trial:
 
     def used(self, queue: QueueName) -> int:
         used = self._used.get(queue)
-        return self.stock.used(queue) if used is None else used
+        return self.stock.settled(queue) if used is None else used
 
     def remove(self, victim: _Candidate) -> None:
         self.floor.give(victim.placements)
@@ -151,7 +151,9 @@ class Search:
         placements = trial.floor.place(lane.shape, lane.least, lane.topology)
         assert placements is not None, "what fits has a place"
         trial.floor.take(placements)
-        self._stopping.update(victim.job.id for victim in victims)
+        for victim in victims:
+            self._stopping.add(victim.job.id)
+            stock.expect(victim.queue, -victim.slots)
         allocation = Allocation(stock.pool.name, slots, placements)
         return Preemption(tuple(victim.job for victim in victims), allocation, trial.floor)
 
@@ -167,9 +169,9 @@ class Search:
         if queue not in tree:
             return False
         for level in tree.path(queue)[:-1]:
-            is_within = stock.over(level.queue) + slots <= 0
+            is_within = stock.settled(level.queue) + slots <= level.subtree
             for sibling in tree[level.parent].children:
-                if sibling == level.queue or stock.over(sibling) <= 0:
+                if sibling == level.queue or stock.settled(sibling) <= tree[sibling].subtree:
                     continue
                 if is_within or _may_share(self._cycle, stock, level.queue, slots, sibling):
                     return True
@@ -253,7 +255,7 @@ def _offenders(cycle: Cycle, stock: Stock) -> Iterator[QueueName]:
     for level in reversed(tuple(stock.tree)):  # parents come before their children
         if level.queue == ROOT:
             continue
-        share = _share(stock, level.queue, stock.used(level.queue))
+        share = _share(stock, level.queue, stock.settled(level.queue))
         worst[level.queue] = max(share, worst.get(level.parent, Fraction(0)))
     found = [
         (-share, name)
@@ -297,7 +299,7 @@ def _may_share(cycle: Cycle, stock: Stock, ours: QueueName, slots: int, theirs: 
     """Return whether rule V2 may hold for some victim: it can only if the shares differ as things stand."""
     if not (cycle.policy.preempts_for_share and stock.tree.is_bounded):
         return False
-    return _share(stock, ours, stock.used(ours) + slots) < _share(stock, theirs, stock.used(theirs))
+    return _share(stock, ours, stock.settled(ours) + slots) < _share(stock, theirs, stock.settled(theirs))
 
 
 def _share(stock: Stock, queue: QueueName, used: int) -> Fraction:

@@ -75,7 +75,8 @@ def _freest(lane: Lane, stock: Stock) -> list[Node]:
         if each:
             np.minimum(free, column * 1000 // each, out=free)
     groups: dict[str, tuple[int, list[Node]]] = {}  # by zone, if it matters: how many replicas fit on which nodes
-    for row in np.argsort(-free, kind="stable").tolist():
+    freest_first: list[int] = np.argsort(-free, kind="stable").tolist()
+    for row in freest_first:
         node = fleet.nodes[row]
         room = kind_of(node).room(lane.shape) if node.state in READY else 0
         if room == 0 or (lane.topology is Topology.ONE_NODE and room < lane.least):
@@ -100,7 +101,10 @@ class Claims:
             place = cycle.snapshot.places.get(id)
             if place is not None and (victims := list(self._of(cycle.snapshot.jobs[id]))):
                 places.append(place)
-                self._victims[id] = victims
+                self._victims[id] = [attempt for _, attempt in victims]
+                for queue, attempt in victims:
+                    if attempt.ended_at is None:
+                        cycle.stock(attempt.allocation.pool).expect(queue, -attempt.allocation.slots_milli)
         self.places = sorted(places, key=lambda place: (place.turn, place.line))  # of the preemptors, first one first
 
     def pools(self, id: JobId) -> tuple[Stock, ...]:
@@ -118,18 +122,21 @@ class Claims:
             return False
         room.take(placements)
         stock.reserve(Reservation(job.id, job.spec.queue, placements, None, is_claim=True), room)
-        held = sum(attempt.allocation.slots_milli for attempt in leaving)
-        stock.count(job.spec.queue, max(0, stock.slots_of(lane.asked) * lane.least - held))
+        needed = stock.slots_of(lane.asked) * lane.least
+        more = max(0, needed - sum(attempt.allocation.slots_milli for attempt in leaving))
+        stock.count(job.spec.queue, more)  # what the victims hold still is counted as theirs
+        stock.expect(job.spec.queue, needed - more)
         return True
 
-    def _of(self, job: Job) -> Iterator[Attempt]:
-        """Return the attempts that were stopped for the job since its own last attempt."""
+    def _of(self, job: Job) -> Iterator[tuple[QueueName, Attempt]]:
+        """Return the attempts that were stopped for the job since its own last attempt, and whose they are."""
         since = job.attempts[-1].ended_at if job.attempts else None
         for id in self._cycle.snapshot.claims[job.id]:
-            last = self._cycle.snapshot.jobs[id].attempts[-1]
+            victim = self._cycle.snapshot.jobs[id]
+            last = victim.attempts[-1]
             in_pool = last.allocation.pool in self._cycle.snapshot.pools
             if in_pool and last.stop is not None and (since is None or last.stop.at >= since):
-                yield last
+                yield victim.spec.queue, last
 
     def _room(self, stock: Stock) -> Floor:
         room = self._rooms.get(stock.pool.name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from factory.domain.jobs import PriorityClass, Topology
 from factory.domain.pools import NodeState
 from factory.schemas.common import WireModel
@@ -16,7 +18,7 @@ class HistoryJob(WireModel):
     tenant: str
     queue: str
     name: str
-    cpu_milli: int  # per replica, like memory and GPUs
+    cpu_milli: int = Field(description="Per replica, like memory and GPUs.")
     memory_bytes: int
     gpu_milli: int
     replicas: int
@@ -28,10 +30,12 @@ class HistoryJob(WireModel):
     estimate_s: int | None = None
     priority: PriorityClass = PriorityClass.NORMAL
     submitted_at: int
-    queued_at: int  # when it first waited for slots: dependencies and gates were over
-    started_at: int | None = None  # when it was first given slots
-    held_ms: int | None = None  # how long it held them; of one that still runs a guess, of one that never ran None
-    withdrawn_at: int | None = None  # when it ended without ever having had slots
+    queued_at: int = Field(description="When it first waited for slots: dependencies and gates were over.")
+    started_at: int | None = Field(default=None, description="When it was first given slots.")
+    held_ms: int | None = Field(
+        default=None, description="How long it held them; of one that still runs a guess, of one that never ran None."
+    )
+    withdrawn_at: int | None = Field(default=None, description="When it ended without ever having had slots.")
     preemptions: int = 0
 
 

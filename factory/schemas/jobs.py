@@ -284,32 +284,36 @@ class ExplanationView(WireModel):
     job_id: str
     state: JobState
     waiting: WaitingView | None
-    message: str  # one paragraph for a person
+    message: str = Field(description="One paragraph for a person.")
     queue: str
-    position: int | None = None  # 1 = next
+    position: int | None = Field(default=None, description="1 = next.")
     queue_length: int = 0
-    used_slots: float = 0  # by its queue, now
-    nominal_slots: float | None = None  # its quota; None = not limited by one of its own
-    expected_start: int | None = None  # None = not known
-    helps: tuple[str, ...] = ()  # what would let it start sooner, each a sentence
+    used_slots: float = Field(default=0, description="By its queue, now.")
+    nominal_slots: float | None = Field(default=None, description="Its quota; None = not limited by one of its own.")
+    expected_start: int | None = Field(default=None, description="When it is expected to start; null: not known.")
+    helps: tuple[str, ...] = Field(default=(), description="What would let it start sooner, each a sentence.")
 
 
 class PlanView(WireModel):
     """What would come of a job if it were submitted now. Nothing is stored, and nothing is promised."""
 
-    feasible: bool  # it could run, at the latest when the factory is idle
-    message: str  # one paragraph for a person
-    waiting: WaitingView | None = None  # why it would wait, or could never run; None: it would start now
-    pool: str | None = None  # where it would start now, with `flavor`, `replicas` and `placements`
+    feasible: bool = Field(description="It could run, at the latest when the factory is idle.")
+    message: str = Field(description="One paragraph for a person.")
+    waiting: WaitingView | None = Field(
+        default=None, description="Why it would wait, or could never run; None: it would start now."
+    )
+    pool: str | None = Field(
+        default=None, description="Where it would start now, with `flavor`, `replicas` and `placements`."
+    )
     flavor: str | None = None
     replicas: int = 0
     placements: tuple[PlacementView, ...] = ()
-    preempts: tuple[str, ...] = ()  # jobs of the caller's tenant that it would stop
-    preempts_others: int = 0  # how many of other tenants
-    expected_start: int | None = None  # None = not known
-    slots: float = 0  # what it would hold
-    estimate_s: int | None = None  # as declared
-    slot_hours: float | None = None  # slots × estimate; None: it declares none
+    preempts: tuple[str, ...] = Field(default=(), description="Jobs of the caller's tenant that it would stop.")
+    preempts_others: int = Field(default=0, description="How many of other tenants.")
+    expected_start: int | None = Field(default=None, description="When it is expected to start; null: not known.")
+    slots: float = Field(default=0, description="What it would hold.")
+    estimate_s: int | None = Field(default=None, description="As declared.")
+    slot_hours: float | None = Field(default=None, description="Slots × estimate; None: it declares none.")
 
 
 class EventView(WireModel):

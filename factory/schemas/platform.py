@@ -112,14 +112,16 @@ class QueuePoolView(WireModel):
     """How a queue stands in one pool, in slots. What is lent is reckoned: slots are fungible."""
 
     pool: str
-    nominal: float | None  # None = no quota: it is unlimited by itself
-    borrowing: float | None = None  # with nominal None, or None itself: without limit
-    lending: float | None = None  # None = all of nominal
-    used: float  # by its jobs and those of the queues below it
-    borrowed: float = 0  # above nominal
-    lent: float = 0  # of nominal, in use by others
-    lent_to: dict[str, float] = {}  # queue -> slots; queues that the caller may not see are "other departments"
-    fair_share: float  # nominal, and by weight its part of what no quota names
+    nominal: float | None = Field(description="Null: no quota, it is unlimited by itself.")
+    borrowing: float | None = Field(default=None, description="Null: without limit.")
+    lending: float | None = Field(default=None, description="Null: all of nominal.")
+    used: float = Field(description="By its jobs and those of the queues below it.")
+    borrowed: float = Field(default=0, description="Above nominal.")
+    lent: float = Field(default=0, description="Of nominal, in use by others.")
+    lent_to: dict[str, float] = Field(
+        default={}, description="Queue -> slots; queues that the caller may not see are 'other departments'."
+    )
+    fair_share: float = Field(description="Nominal, and by weight its part of what no quota names.")
 
 
 class QueuedJobView(WireModel):
@@ -129,7 +131,7 @@ class QueuedJobView(WireModel):
     name: str
     priority: PriorityClass
     submitted_at: int
-    position: int | None = None  # 1 = next; None: it does not wait for slots
+    position: int | None = Field(default=None, description="1 = next; null: it does not wait for slots.")
     reason: WaitReason | None = None
     message: str = ""
     hint: str = ""
@@ -140,7 +142,7 @@ class QueueDetail(QueueView):
     """A queue, how it stands in each pool, and who waits first."""
 
     pools: tuple[QueuePoolView, ...] = ()
-    waiting: tuple[QueuedJobView, ...] = ()  # the first few that wait for slots, in order
+    waiting: tuple[QueuedJobView, ...] = Field(default=(), description="The first few that wait for slots, in order.")
 
 
 class TenantRequest(WireModel):

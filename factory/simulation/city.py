@@ -10,6 +10,8 @@ Measured per department and day, in slots of each pool over its capacity that wa
 - *share*: what its jobs held; *entitlement*: see `factory.simulation.entitlement`, on what they held and waited for.
   A job's wish counts once it has waited for `RECLAIM_GRACE_S`: the time in which slots may still be on their way back
   to it (minimum run time of the borrower, notice, proof). Only time in which the department wants something counts.
+  Nobody is entitled to a part of a job: where the smallest job that waits is larger than what is missing, nothing is
+  missing. (`in_parts` is the entitlement without this.)
 - *share within entitlement* is the stricter figure: what is held beyond the entitlement of the same moment does not
   make up for a lack at another.
 """
@@ -17,7 +19,7 @@ Measured per department and day, in slots of each pool over its capacity that wa
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -33,7 +35,7 @@ from factory.domain.events import (
     Submitted,
 )
 from factory.domain.ids import AttemptId, JobId, NodeId, PoolName, QueueName
-from factory.domain.jobs import EndReason, Job, JobState, Outcome
+from factory.domain.jobs import AttemptState, EndReason, Job, JobState, Outcome
 from factory.domain.pools import Node, NodeState
 from factory.domain.resources import slots_milli
 from factory.domain.time import SECOND, Instant
@@ -61,8 +63,9 @@ class Hour:
     """One hour of one department in one pool, in slot-milliseconds over capacity (a share of the pool x time)."""
 
     share: float = 0.0
-    entitled: float = 0.0
+    entitled: float = 0.0  # in whole jobs
     within: float = 0.0  # share, as far as it is within the entitlement of the moment
+    in_parts: float = 0.0  # entitled, if jobs could be cut
 
 
 @dataclass(slots=True)
@@ -119,7 +122,7 @@ class _City:
         self._now = workload.begin
         self._truth: dict[JobId, _Truth] = {}
         self._waiting: set[JobId] = set()
-        self._wish: defaultdict[tuple[QueueName, PoolName], int] = defaultdict(int)
+        self._wishes: defaultdict[tuple[QueueName, PoolName], Counter[int]] = defaultdict(Counter)  # sizes, slots_milli
         self._node_slots = {node.id: self._slots_of(node) for node in workload.nodes}
         self._stirred = False
         self._accounted = workload.begin
@@ -201,14 +204,17 @@ class _City:
             truth = self._truth[job.id]
             if len(self._books.jobs[job.id].attempts) == since and not truth.wanted:
                 truth.wanted = True
-                self._wish[job.spec.queue, self._pool_of(job)] += truth.slots_milli
+                self._wishes[job.spec.queue, self._pool_of(job)][truth.slots_milli] += 1
 
         self._at(self._now + RECLAIM_GRACE_S * SECOND, wish)
 
     def _unwish(self, job: Job, truth: _Truth) -> None:
         if truth.wanted:
             truth.wanted = False
-            self._wish[job.spec.queue, self._pool_of(job)] -= truth.slots_milli
+            sizes = self._wishes[job.spec.queue, self._pool_of(job)]
+            sizes[truth.slots_milli] -= 1
+            if not sizes[truth.slots_milli]:
+                del sizes[truth.slots_milli]
 
     def _pool_of(self, job: Job) -> PoolName:
         assert job.spec.pool is not None, "every job of the week names its pool"
@@ -231,8 +237,8 @@ class _City:
 
     def _saver(self, id: JobId, attempt: AttemptId, every_s: int) -> Callable[[], None]:
         def save() -> None:
-            job = self._alive(id, attempt)
-            if job is not None and job.state is JobState.RUNNING:
+            job = self._running(id, attempt)
+            if job is not None:
                 self._record(job, Checkpointed(self._now, attempt), stirs=False)
                 self._at(self._now + every_s * SECOND, self._saver(id, attempt, every_s))
 
@@ -240,8 +246,8 @@ class _City:
 
     def _ender(self, id: JobId, attempt: AttemptId) -> Callable[[], None]:
         def end() -> None:
-            job = self._alive(id, attempt)
-            if job is not None and job.state is JobState.RUNNING:
+            job = self._running(id, attempt)
+            if job is not None:
                 self._record(job, AttemptEnded(self._now, attempt, Outcome(EndReason.COMPLETED), proof="report"))
                 self._found.ended += 1
                 del self._truth[id]
@@ -307,6 +313,11 @@ class _City:
         live = None if job is None else job.live_attempt
         return job if live is not None and live.id == attempt else None
 
+    def _running(self, id: JobId, attempt: AttemptId) -> Job | None:
+        """Return the job if this attempt does its work: it is not being stopped, and its node is not lost."""
+        job = self._alive(id, attempt)
+        return job if job is not None and job.attempts[-1].state is AttemptState.RUNNING else None
+
     def _at(self, when: Instant, act: Callable[[], None]) -> None:
         self._count += 1
         heapq.heappush(self._agenda, (when, self._count, act))
@@ -341,7 +352,8 @@ class _City:
                 s for id, s in self._node_slots.items() if nodes[id].pool == pool and nodes[id].state is NodeState.READY
             )
             held = {q.name: self._books.held_by(q.name, pool) for q in self._load.queues}
-            wanted = {name: held[name] + self._wish[name, pool] for name in held}
+            wishes = {name: self._wishes[name, pool] for name in held}
+            wanted = {name: held[name] + sum(size * n for size, n in wishes[name].items()) for name in held}
             self._found.held[pool, hour] += sum(held.values()) * lasted / HOUR / 1000
             self._found.capacity[pool, hour] += up * lasted / HOUR / 1000
             if up == 0:
@@ -349,9 +361,12 @@ class _City:
             for name, entitled in entitlements(self._load.queues, pool, up, wanted).items():
                 if wanted[name]:
                     entry = self._found.hours.setdefault((name, pool, hour), Hour())
+                    has_part = 0 < entitled - held[name] < min(wishes[name], default=0)
+                    whole = held[name] if has_part else entitled
                     entry.share += held[name] * lasted / up
-                    entry.entitled += entitled * lasted / up
-                    entry.within += min(held[name], entitled) * lasted / up
+                    entry.entitled += whole * lasted / up
+                    entry.within += min(held[name], whole) * lasted / up
+                    entry.in_parts += entitled * lasted / up
 
     def _slots_of(self, node: Node) -> int:
         slot, all_of_it = self._pools[node.pool].flavor.slot, node.capacity

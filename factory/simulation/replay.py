@@ -56,6 +56,7 @@ __all__ = [
     "Work",
     "changed",
     "fine_step_ms",
+    "recorded_waits",
     "replay",
 ]
 
@@ -183,6 +184,16 @@ def replay(period: Period, fleet: Fleet, *, step_ms: int | None = None) -> Outco
     world = _World(period, fleet, step_ms or fine_step_ms(period))
     world.run()
     return world.outcome()
+
+
+def recorded_waits(period: Period) -> tuple[int, int]:
+    """Return how long the period's jobs really waited, median and 99 of 100, in ms: how near the replay comes."""
+    waits = sorted(
+        max(0, min(work.started_at or work.withdrawn_at or period.until, period.until) - work.queued_at)
+        for work in period.works
+        if work.started_at is None or work.started_at >= period.since
+    )
+    return _quantile(waits, 0.5), _quantile(waits, 0.99)
 
 
 def _known_pool(pools: Mapping[PoolName, Pool], name: PoolName) -> Pool:

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import dataclasses
 import types
+from collections.abc import Callable
 from enum import Enum
+from functools import lru_cache
 from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic_core import (
@@ -72,11 +74,13 @@ _SCALARS: dict[object, CoreSchema] = {
 class Codec(Generic[T]):
     """Encodes and decodes one type: a dataclass, or a union of dataclasses (then `name` says which, for messages)."""
 
-    def __init__(self, kind: object, name: str = "") -> None:
+    def __init__(self, kind: object, name: str = "", *, remembers: int = 0) -> None:
+        """Compile the schema; `remembers`: how many texts are decoded only once, of rows that every look reads."""
         self.name = name or getattr(kind, "__name__", str(kind))
         # A tagged union finds its member by "type" when reading; when writing the member's class is at hand.
         self._write = SchemaSerializer(_schema(kind, writing=True), _CONFIG)
         self._read = SchemaValidator(_schema(kind, writing=False), _CONFIG)
+        self._known: Callable[[str], T] = lru_cache(remembers)(self._decode) if remembers else self._decode
 
     def dump(self, value: T, **texts: str) -> str:
         """Return the value's JSON.
@@ -95,6 +99,9 @@ class Codec(Generic[T]):
 
     def load(self, text: str) -> T:
         """Return the value. Raises: ConfigurationError: it was written by a release that knows more, or is damaged."""
+        return self._known(text)
+
+    def _decode(self, text: str) -> T:
         try:
             return self._read.validate_json(text)
         except ValidationError as exc:
@@ -170,11 +177,11 @@ def _field(field: dataclasses.Field[Any], schema: CoreSchema) -> core_schema.Dat
 
 
 TENANT = Codec[Tenant](Tenant)
-QUEUE = Codec[Queue](Queue)
+QUEUE = Codec[Queue](Queue, remembers=8192)
 KEY = Codec[Key](Key)
-POOL = Codec[Pool](Pool)
-NODE = Codec[Node](Node)
-RUNNER = Codec[Runner](Runner)
+POOL = Codec[Pool](Pool, remembers=256)
+NODE = Codec[Node](Node, remembers=16384)
+RUNNER = Codec[Runner](Runner, remembers=256)
 JOB = Codec[Job](Job)
 SPEC = Codec[JobSpec](JobSpec)
 EVENT = Codec[Event](Event, "Event")

@@ -4,14 +4,14 @@
 twice, a gang that is not whole, a place that the job may not have, a preemption that does not admit or that takes from
 a queue what is its own. A change costs what it touches, so that a benchmark can check every cycle of a big factory.
 
-Quota: the tree of Kueue's `resource_node.go`, restated from the formulas (notes on scheduling, §1), on sums that are
-kept per queue and pool.
+Quota: the tree of Kueue's `resource_node.go`, restated from its formulas, with the pool as the root: it bounds nothing
+but what some queues do not lend. A queue that names no quota for a pool has nothing of its own there.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from factory.domain.ids import JobId, NodeId, PoolName, QueueName
@@ -118,24 +118,20 @@ class Books:
 
     def available_milli(self, queue: QueueName, pool: PoolName) -> int | None:
         """Return how much more of the pool the queue may hold now; None = no quota bounds it."""
-        return self._tree.available(queue, pool, self._used, self._capacity_milli(pool))
+        return self._tree.available(queue, pool, self._used, lambda: self._capacity_milli(pool))
 
-    def _capacity_milli(self, pool: PoolName) -> int:
-        """Return the slots of the pool's ready nodes: the scarcest resource of all of them together decides."""
-        if pool not in self.pools:
-            return 0
-        slot = self.pools[pool].flavor.slot
-        ready = [node.capacity for node in self.nodes.values() if node.pool == pool and node.state is NodeState.READY]
-        bounds = [
-            sum(have) * 1000 // each
-            for have, each in (
-                ([capacity.cpu_milli for capacity in ready], slot.cpu_milli),
-                ([capacity.memory_bytes for capacity in ready], slot.memory_bytes),
-                ([capacity.gpu_milli for capacity in ready], slot.gpu_milli),
-            )
-            if each
-        ]
-        return min(bounds, default=0)
+    def _capacity_milli(self, name: PoolName) -> int:
+        """Return the slots of the ready nodes: their scarcest resource decides."""
+        slot, total = self.pools[name].flavor.slot, Resources()
+        for node in self.nodes.values():
+            if node.pool == name and node.state is NodeState.READY:
+                total += node.capacity
+        pairs = (
+            (total.cpu_milli, slot.cpu_milli),
+            (total.memory_bytes, slot.memory_bytes),
+            (total.gpu_milli, slot.gpu_milli),
+        )
+        return min((have * 1000 // each for have, each in pairs if each), default=0)
 
     def faults(self, plan: Plan, now: Instant) -> list[Fault]:
         """Return every promise that the plan breaks, given the rows as they are. The books stay as they are."""
@@ -384,22 +380,10 @@ class _Tree:
         self._queues = dict(queues)
         self._children: defaultdict[QueueName | None, list[QueueName]] = defaultdict(list)
         for queue in queues.values():
-            self._children[self._parent(queue.name)].append(queue.name)
+            parent = queue.parent if queue.parent in queues else None
+            self._children[parent].append(queue.name)
         self._supply: dict[PoolName, dict[QueueName, int]] = {}
         self._use: dict[PoolName, dict[QueueName, int]] = {}
-
-    def _parent(self, name: QueueName) -> QueueName | None:
-        """Return the queue above; None at the top, and where the way up leads back to the queue itself."""
-        parent = self._queues[name].parent
-        if parent not in self._queues:
-            return None
-        at, seen = parent, set[QueueName]()
-        while at is not None and at in self._queues and at not in seen:
-            if at == name:
-                return None
-            seen.add(at)
-            at = self._queues[at].parent
-        return parent
 
     def forget(self, pool: PoolName) -> None:
         self._use.pop(pool, None)
@@ -413,18 +397,23 @@ class _Tree:
         at: QueueName | None = queue
         while at is not None and at in self._queues and at not in found:
             found.append(at)
-            at = self._parent(at)
+            at = self._queues[at].parent
         return found
 
     def available(
-        self, queue: QueueName, pool: PoolName, used: dict[tuple[QueueName, PoolName], int], capacity: int
+        self,
+        queue: QueueName,
+        pool: PoolName,
+        used: dict[tuple[QueueName, PoolName], int],
+        capacity: Callable[[], int],
     ) -> int | None:
+        """From the top down. Above the queues without a parent is the pool, which bounds what some do not lend."""
         supply, use = self._sums(pool, used)
         tops = self._children[None]
-        kept = {top: self._local(top, pool, supply) for top in tops}
+        kept = sum(self._local(top, pool, supply) for top in tops)
         left: int | None = None
-        if any(kept.values()):  # what queues at the top keep for themselves is all that bounds the others there
-            left = capacity - sum(kept.values()) - sum(max(0, use.get(top, 0) - kept[top]) for top in tops)
+        if kept:
+            left = capacity() - kept - sum(max(0, use[top] - self._local(top, pool, supply)) for top in tops)
         for level in reversed(self.line(queue)):
             quota = self.quota(level, pool)
             mine, local = use.get(level, 0), self._local(level, pool, supply)

@@ -34,6 +34,7 @@ READS = [
     ("pools",),
     ("nodes",),
     ("queues",),
+    ("queues", "show", "mobility"),
     ("tenants",),
 ]
 

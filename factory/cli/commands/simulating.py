@@ -85,7 +85,7 @@ def _faults(seeds: int, events: int, first: int) -> None:
 def _what_if(begin: int, end: int, add_nodes: list[str], quota: list[str], policy: list[str]) -> None:
     with needs_extra("server"):
         from factory.simulation.recorded import fleet_of, period_of
-        from factory.simulation.replay import changed, replay
+        from factory.simulation.replay import changed, recorded_waits, replay
     from factory.schemas.pools import POLICIES
     from factory.sdk.client import Client
 
@@ -101,6 +101,7 @@ def _what_if(begin: int, end: int, add_nodes: list[str], quota: list[str], polic
         )
     with progress(f"replaying {len(period.works)} jobs …"):
         before, after = replay(period, fleet), replay(period, other)
+    median, most = recorded_waits(period)
     if is_json():
         emit_json(
             {
@@ -109,6 +110,7 @@ def _what_if(begin: int, end: int, add_nodes: list[str], quota: list[str], polic
                 "jobs": len(period.works),
                 "changes": [*(f"add-nodes {t}" for t in add_nodes), *(f"quota {t}" for t in quota),
                             *(f"policy {t}" for t in policy)],
+                "recorded": {"wait_p50_s": median / 1000, "wait_p99_s": most / 1000},
                 "as_set": as_json(before),
                 "changed": as_json(after),
             }
@@ -123,6 +125,9 @@ def _what_if(begin: int, end: int, add_nodes: list[str], quota: list[str], polic
         console.print(Text(f"lost now, so they take no part: {', '.join(lost)}", style="yellow"))
     console.print()
     _show(before, after)
+    console.print()
+    really = f"really they waited {span(median)} (median), {span(most)} (99 of 100), with the settings of then"
+    console.print(Text(really, style="dim"))
 
 
 def _settings(add_nodes: list[str], quota: list[str], policy: list[str]) -> WhatIf:

@@ -100,11 +100,21 @@ def test_a_gang_that_lies_otherwise_than_asked_is_found(topology: Topology, node
     assert "gang" in faults(held, admit("j", on(*nodes)))
 
 
-def test_a_queue_that_takes_what_another_keeps_for_itself_is_found() -> None:
-    nodes, keeps = (node("n1", cpu=4), node("n2", cpu=4)), queue("b", quota={"cpu": 6}, borrowing=None, lending=1)
-    held = Books(rows(CPU, *nodes, queue("a"), keeps, runner(), job("i", queue="a", cpu=3), job("j", queue="a", cpu=4)))
-    assert "quota" not in faults(held, admit("i", on("n1", cpu=3)))
-    assert "quota" in faults(held, admit("j", on("n1", cpu=4)))
+def test_a_queue_that_borrows_more_than_it_may_is_found() -> None:
+    limited = queue("c", parent="city", quota={"cpu": 1}, borrowing=1)
+    held = Books(rows(CPU, *NODES, *CITY, limited, runner(), job("j", queue="c", cpu=2), job("k", queue="c", cpu=3)))
+    assert faults(held, admit("j", on("n1", cpu=2))) == []
+    assert "quota" in faults(held, admit("k", on("n1", cpu=3)))
+
+
+def test_what_another_queue_does_not_lend_is_found_when_it_is_taken() -> None:
+    keeps = queue("c", quota={"cpu": 2}, lending=0)
+    gang = job("j", queue="a", cpu=3, replicas=2)
+    held = Books(rows(CPU, *NODES[:2], *CITY, keeps, runner(), gang, job("k", queue="c")))
+    assert faults(held, admit("j", on("n1", "n2", cpu=3))) == []  # the pool has 8, two of them are kept
+    held.apply([JobChanged(JobId("l"), running(job("l", queue="b"), on("n1")))])
+    assert "quota" in faults(held, admit("j", on("n1", "n2", cpu=3)))
+    assert "quota" not in faults(held, admit("k", on("n1")))
 
 
 def test_slots_that_are_counted_wrong_are_found() -> None:

@@ -14,7 +14,7 @@ from factory.domain.tenancy import Quota
 from factory.domain.time import SECOND
 from factory.errors import InvalidRequestError, NotFoundError, UnknownPoolError
 from factory.schemas.pools import POLICIES
-from factory.simulation.replay import Fleet, Outcome, Period, WhatIf, Work, changed, replay
+from factory.simulation.replay import Fleet, Outcome, Period, WhatIf, Work, changed, recorded_waits, replay
 from factory.testing.builders import node, pool, queue, spec
 
 BEGIN = 1_000_000_000_000
@@ -114,6 +114,11 @@ def test_a_job_that_never_ran_takes_as_long_as_those_like_it() -> None:
 def test_a_job_that_can_never_start_is_counted_and_ends_nothing() -> None:
     outcome = run([work("huge", 0, 60, cpu=100), work("small", 0, 60)])
     assert (outcome.never_started, outcome.ended) == (1, 1)
+
+
+def test_what_they_really_waited_is_told_beside_it() -> None:
+    works = (work("a", 0, 60, started=10), work("b", 0, 60, started=30), work("old", -60, 600, started=-50))
+    assert recorded_waits(Period(BEGIN, BEGIN + HOUR, works)) == (10_000, 30_000)
 
 
 def test_a_wrong_name_is_refused_with_a_suggestion() -> None:
