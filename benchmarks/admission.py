@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -228,8 +227,9 @@ class Bench:
         slot = Resources(cpu_milli=1000, memory_bytes=GIB)
         tx.put_runner(Runner(RUNNER, INCARNATION, now))
         tx.put_pool(Pool(POOL, Flavor("cpu", slot), RUNNER))
-        for number in range(-(-slots // NODE_SLOTS)):
-            tx.put_node(Node(NodeId(f"node-{number:03}"), POOL, RUNNER, slot * NODE_SLOTS, seen_at=now))
+        for number, first in enumerate(range(0, slots, NODE_SLOTS)):
+            room = min(NODE_SLOTS, slots - first)  # all nodes together have just what the quotas promise
+            tx.put_node(Node(NodeId(f"node-{number:03}"), POOL, RUNNER, slot * room, seen_at=now))
         quota = (Quota(POOL, NOMINAL * 1000, BORROWING * 1000),)
         for cohort in range(self.workload.cohorts):
             tenant, above = TenantId(f"c{cohort}"), QueueName(f"c{cohort}")
@@ -410,6 +410,37 @@ def peak_of_quota(workload: Workload, jobs: Sequence[Job]) -> float:
     return peak / (workload.queues * NOMINAL * 1000)
 
 
+def measure(workload: Workload, *, durable: bool, realtime: bool) -> dict[str, Any]:
+    """Run a workload to its end and return its figures. Raises: RuntimeError: a job is missing or did not succeed."""
+    clock = SystemClock() if realtime else VirtualClock()
+    with opened(durable, clock, threaded=realtime) as store:
+        bench = Bench(workload, store, clock)
+        arrivals = workload.arrivals()
+        cpu, began = time.process_time(), time.perf_counter()
+        took_s = run_realtime(bench, arrivals) if realtime else run_virtual(bench, arrivals)
+        wall_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu
+        jobs = stored_jobs(store)
+    failed = [job.id for job in jobs if job.state is not JobState.SUCCEEDED]
+    if failed or len(jobs) != workload.jobs:
+        raise RuntimeError(f"{len(jobs)} of {workload.jobs} jobs are stored, {len(failed)} of them did not succeed")
+    waits: dict[str, list[int]] = {kind.name: [] for kind in reversed(workload.kinds)}
+    for job in jobs:
+        waits[job.spec.name].append(job.attempts[0].admitted_at - job.submitted_at)
+    return {
+        "durable": durable,
+        "clock": "wall" if realtime else "virtual",
+        "wall_s": round(took_s if realtime else wall_s, 2),
+        "lower_bound_s": round(workload.lower_bound_s, 3),
+        "ratio": round(took_s / workload.lower_bound_s, 3) if realtime else None,
+        "admissions_per_s": round(sum(len(job.attempts) for job in jobs) / wall_s, 1),
+        "mean_time_to_admission_s": {name: round(statistics.fmean(ms) / 1000, 2) for name, ms in waits.items()},
+        "cpu_s": round(cpu_s, 2),
+        "peak_of_quota": round(peak_of_quota(workload, jobs), 4),
+        **{name: round(value, 2) for name, value in bench.figures.items()},
+        **({} if realtime else {"virtual_s": round(took_s, 2)}),
+    }
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one workload and print its figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -417,39 +448,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--durable", action="store_true", help="SQLite, every decision on disk")
     parser.add_argument("--realtime", action="store_true", help="the wall clock, and jobs that really last")
     asked = parser.parse_args(arguments)
-    workload = WORKLOADS[asked.workload]
-    clock = SystemClock() if asked.realtime else VirtualClock()
-    with opened(asked.durable, clock, threaded=asked.realtime) as store:
-        bench = Bench(workload, store, clock)
-        arrivals = workload.arrivals()
-        tune_collector()  # as the server does
-        cpu, began = time.process_time(), time.perf_counter()
-        took_s = run_realtime(bench, arrivals) if asked.realtime else run_virtual(bench, arrivals)
-        wall_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu
-        jobs = stored_jobs(store)
-    failed = [job.id for job in jobs if job.state is not JobState.SUCCEEDED]
-    if failed or len(jobs) != workload.jobs:
-        sys.exit(f"{len(jobs)} of {workload.jobs} jobs are stored, {len(failed)} of them have not succeeded")
-    waits: dict[str, list[int]] = {kind.name: [] for kind in reversed(workload.kinds)}
-    for job in jobs:
-        waits[job.spec.name].append(job.attempts[0].admitted_at - job.submitted_at)
-    attempts = sum(len(job.attempts) for job in jobs)
-    found: dict[str, Any] = {
-        "workload": asked.workload,
-        "durable": asked.durable,
-        "clock": "wall" if asked.realtime else "virtual",
-        "wall_s": round(took_s if asked.realtime else wall_s, 2),
-        "lower_bound_s": round(workload.lower_bound_s, 3),
-        "ratio": round(took_s / workload.lower_bound_s, 3) if asked.realtime else None,
-        "admissions_per_s": round(attempts / wall_s, 1),
-        "mean_time_to_admission_s": {name: round(statistics.fmean(ms) / 1000, 2) for name, ms in waits.items()},
-        "cpu_s": round(cpu_s, 2),
-        "peak_of_quota": round(peak_of_quota(workload, jobs), 4),
-        **{name: round(value, 2) for name, value in bench.figures.items()},
-    }
-    if not asked.realtime:
-        found["virtual_s"] = round(took_s, 2)
-    print(json.dumps(found))
+    tune_collector()  # as the server does
+    found = measure(WORKLOADS[asked.workload], durable=asked.durable, realtime=asked.realtime)
+    print(json.dumps({"workload": asked.workload, **found}))
 
 
 if __name__ == "__main__":

@@ -337,6 +337,7 @@ class ControlLoop:
                 moved.count += 1
             if node.state is NodeState.LOST or node.runner in silent:
                 lost.add(node.id)
+        tx.jobs_of(PLATFORM, suspects.jobs)
         for id in sorted(suspects.jobs):
             job = tx.job(PLATFORM, id)
             live = None if job is None else job.live_attempt
@@ -350,6 +351,7 @@ class ControlLoop:
 
     def _stop_overdue(self, tx: ControlTx, ids: Sequence[JobId], now: Instant) -> _Moved:
         moved = _Moved()
+        tx.jobs_of(PLATFORM, ids)  # one look instead of one for each
         for id in ids:
             job = tx.job(PLATFORM, id)
             if job is not None and (event := overdue(job, now)) is not None:
@@ -366,6 +368,7 @@ class ControlLoop:
 
     def _judge(self, tx: ControlTx, ids: Sequence[JobId], now: Instant) -> _Moved:
         moved = _Moved()
+        tx.jobs_of(PLATFORM, ids)  # one look instead of one for each
         for id in ids:
             job = tx.job(PLATFORM, id)
             if job is None or job.state is not JobState.PENDING:

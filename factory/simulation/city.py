@@ -35,7 +35,7 @@ from factory.domain.events import (
     Submitted,
 )
 from factory.domain.ids import AttemptId, JobId, NodeId, PoolName, QueueName
-from factory.domain.jobs import AttemptState, EndReason, Job, JobState, Outcome
+from factory.domain.jobs import AttemptState, EndReason, Job, Outcome
 from factory.domain.pools import Node, NodeState
 from factory.domain.resources import slots_milli
 from factory.domain.time import SECOND, Instant
@@ -223,7 +223,7 @@ class _City:
     def _starter(self, id: JobId, attempt: AttemptId) -> Callable[[], None]:
         def start() -> None:
             job = self._alive(id, attempt)
-            if job is None or job.state is not JobState.ADMITTED:
+            if job is None or job.attempts[-1].state is not AttemptState.DESIRED:
                 return
             truth = self._truth[id]
             job = self._record(job, AttemptStarting(self._now, attempt))

@@ -87,13 +87,13 @@ class Workload:
 
 
 def city_week(rng: Random, days: int = 7) -> Workload:
-    """Generate the first `days` days of the week, Monday first."""
-    nodes = _nodes()
+    """Generate the first `days` days of the week, Monday first; fewer days are the beginning of more."""
+    nodes, fork = _nodes(), lambda: Random(rng.getrandbits(64))  # so that no habit moves another's dice
     arrivals = sorted(
-        (arrival for stream in _STREAMS for arrival in _arrivals(rng, stream, days)),
+        [arrival for stream in _STREAMS for arrival in _arrivals(fork(), stream, days)],
         key=lambda arrival: (arrival.at, arrival.spec.name),
     )
-    outages = sorted((o for node in nodes for o in _outages(rng, node, days)), key=lambda o: (o.at, o.node))
+    outages = sorted([o for node in nodes for o in _outages(fork(), node, days)], key=lambda o: (o.at, o.node))
     return Workload(
         pools=_pools(),
         nodes=nodes,

@@ -119,6 +119,19 @@ class JobSuite:
         assert self._read(ended.id) == ended
         assert self._store.read(lambda tx: tx.events(PLATFORM, ended.id)) == tuple(history(ended))
 
+    def hundreds_of_jobs_move_in_one_transaction(self) -> None:
+        new = [job(f"job-{n:03}") for n in range(299)]  # no round number: every length of statement is used
+        moved = [replace(job(j.id, state=JobState.CANCELLED, seq=2), spec=j.spec) for j in new]
+        self._store.transact(lambda tx: tx.insert_jobs([(j, history(j)) for j in new]))
+
+        def work(tx: JobTx) -> None:
+            for j in moved:
+                tx.update_job(j, history(j, after=1), expected_seq=1)
+
+        self._store.transact(work)
+        assert self._store.read(lambda tx: tx.jobs_of(PLATFORM, [j.id for j in moved])) == {j.id: j for j in moved}
+        assert self._store.read(lambda tx: [len(tx.events(PLATFORM, j.id)) for j in moved]) == [2] * len(moved)
+
     def a_refused_update_leaves_the_transaction_and_its_jobs_usable(self) -> None:
         self._insert(job("job-a"))
         lost, won = job("job-a", state=JobState.SUSPENDED, seq=3), job("job-a", state=JobState.SUSPENDED, seq=2)

@@ -84,6 +84,12 @@ def test_the_same_seed_gives_the_same_week() -> None:
     assert first != city_week(Random(8), days=2)
 
 
+def test_a_day_is_the_beginning_of_a_week() -> None:
+    day, week = city_week(Random(1), days=1), city_week(Random(1), days=7)
+    assert day.arrivals == tuple(arrival for arrival in week.arrivals if arrival.at < day.end)
+    assert day.outages == tuple(outage for outage in week.outages if outage.at < day.end)
+
+
 def test_quotas_of_the_week_sum_up_to_its_pools() -> None:
     week = city_week(Random(1), days=1)
     for pool in week.pools:

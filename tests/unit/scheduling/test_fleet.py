@@ -177,6 +177,7 @@ def test_a_node_may_come_back_with_fewer_devices() -> None:
     changed = fleet.evolve({new.node.id: new})
     assert floor(changed).room(shape(gpu=1)) == 1
     assert floor(changed).free_of(new.node.id)[1] == (1000,)
+    assert floor(changed).room(Shape(Resources(gpu_milli=1))) == 1000
 
 
 def test_nodes_come_and_go() -> None:

@@ -10,6 +10,13 @@ from factory.scheduling.fragmentation import Typical, costs_of
 from factory.testing.builders import resources
 from tests.unit.scheduling.test_fleet import shape
 
+
+@pytest.fixture(autouse=True)
+def nothing_is_remembered() -> None:
+    share_worths.cache_clear()
+    costs_of.cache_clear()
+
+
 THIRD, HALF = GPU_WORTH // 3, GPU_WORTH // 2
 
 
@@ -76,6 +83,38 @@ def test_many_sizes_are_priced_too() -> None:
     worth = share_worths(tuple(zip(sizes, counts, strict=True)))
     # devices that a linear program needs for them all, found with another solver: 1964.583
     assert round(sum(worth[size] * count for size, count in zip(sizes, counts, strict=True)) / GPU_WORTH, 3) == 1964.583
+
+
+@pytest.mark.parametrize(
+    ("demand", "devices"),  # so many the linear program needs, by another solver
+    [
+        (((102, 75), (249, 136), (385, 34), (449, 170), (504, 155)), 215.15),
+        (((116, 180), (278, 195), (505, 37), (556, 105), (641, 122)), 264.0),
+        (((130, 64), (150, 63), (494, 113), (578, 57), (798, 69)), 182.5),
+        (((124, 195), (190, 37), (648, 144)), 144.0),
+        (((90, 162), (173, 251), (522, 251)), 251.0),
+        (((80, 220), (387, 166), (517, 239), (561, 237)), 476.0),
+    ],
+)
+def test_the_shares_are_worth_the_devices_that_they_need(demand: tuple[tuple[int, int], ...], devices: float) -> None:
+    worth = share_worths(demand)
+    rounding = sum(count for _, count in demand) / GPU_WORTH / 2
+    assert abs(sum(worth[size] * count for size, count in demand) / GPU_WORTH - devices) <= rounding
+
+
+def test_shapes_of_one_share_are_priced_together() -> None:
+    """Two kinds of 0.16 fill more gaps than the 0.81s leave only if both are counted."""
+    seen = {shape(cpu=1, gpu=0.16): 6, shape(cpu=2, gpu=0.16): 6, shape(gpu=0.81): 10}
+    costs = costs_of(Typical.of(seen, 1000), ("",), (resources(8, 64, 4),))
+    assert int(costs.cuts(160)[160]) == GPU_WORTH // 6
+    alone = costs_of(Typical.of({**seen, shape(cpu=2, gpu=0.16): 0}, 1000), ("",), (resources(8, 64, 4),))
+    assert int(alone.cuts(160)[160]) == 0
+
+
+def test_nineteen_of_twenty_are_typical() -> None:
+    assert len(Typical.of({shape(cpu=1): 950, shape(cpu=2): 50}).shapes) == 1
+    assert len(Typical.of({shape(cpu=1): 949, shape(cpu=2): 51}).shapes) == 2
+    assert len(Typical.of({shape(cpu=1): 949, shape(cpu=2): 50, shape(cpu=3): 1}).shapes) == 2
 
 
 def test_a_cut_costs_the_worth_that_it_takes_from_the_device() -> None:

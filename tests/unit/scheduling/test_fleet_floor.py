@@ -60,6 +60,27 @@ def test_a_gang_that_fits_no_single_node_spans_as_few_as_it_can() -> None:
     assert where(floor.place(shape(cpu=1), 5)) == ["n3"] * 4 + ["n1"]
 
 
+def test_the_roomiest_are_filled_level_by_level() -> None:
+    rooms = (1, 3, 5, 2, 3, 2)
+    floor = floor_of(*(left(f"n{i}", cpu=room) for i, room in enumerate(rooms)))
+    for replicas, counts in {
+        6: [1, 5],
+        8: [3, 5],
+        9: [1, 3, 5],
+        11: [3, 3, 5],
+        12: [1, 3, 3, 5],
+        16: [1, 2, 2, 3, 3, 5],
+    }.items():
+        placed = where(floor.place(shape(cpu=1), replicas))
+        assert sorted(placed.count(node) for node in set(placed)) == counts
+
+
+def test_the_rest_of_a_gang_goes_to_the_node_that_it_fits_best() -> None:
+    floor = floor_of(*(left(f"n{i}", cpu=room) for i, room in enumerate((4, 3, 1, 2))))
+    assert where(floor.place(shape(cpu=1), 5)) == ["n0"] * 4 + ["n2"]
+    assert where(floor.place(shape(cpu=1), 6)) == ["n0"] * 4 + ["n3"] * 2
+
+
 def test_of_equally_roomy_nodes_the_cheapest_are_filled() -> None:
     loads = [left(f"n{i}", cpu=cpu, gpus=(1, 1)) for i, cpu in enumerate((40, 6, 40, 5, 7))]
     floor = floor_of(*loads, typical={shape(cpu=4, gpu=1): 1})
@@ -104,6 +125,18 @@ def test_what_is_below_zero_only_stops_those_who_ask_for_it() -> None:
     floor = floor_of(left("n1", cpu=-1, memory_gib=8))
     assert floor.room(shape(cpu=0.5)) == 0
     assert floor.room(shape(memory_gib=4)) == 2
+
+
+def test_gpus_that_the_node_holds_unnamed_are_not_given_again() -> None:
+    row = node("n1", gpus=2)
+    floor = floor_of(Load(row, resources(8, 64, 1), (1000, 1000)))
+    assert (floor.room(shape(gpu=1)), floor.room(shape(gpu=0.5)), floor.room(shape(gpu=2))) == (1, 2, 0)
+
+
+def test_a_device_below_zero_is_no_room_and_takes_none_from_others() -> None:
+    floor = floor_of(Load(node("n1", gpus=2), resources(8, 64, 1), (-500, 1000)))
+    assert (floor.room(shape(gpu=0.5)), floor.room(shape(gpu=0.001))) == (2, 1000)
+    assert devices(floor.place(shape(gpu=0.5), 2)) == [[(1, 500)], [(1, 500)]]
 
 
 def test_whole_gpus_are_wholly_free_devices_lowest_index_first() -> None:
@@ -165,6 +198,36 @@ def test_a_job_of_few_cpus_goes_where_cpus_are_short() -> None:
 def test_a_job_of_many_cpus_goes_where_cpus_are_plenty() -> None:
     floor = floor_of(left("n1", cpu=16, gpus=(1, 1)), left("n2", cpu=40, gpus=(1, 1)), typical={shape(cpu=8, gpu=1): 1})
     assert where(floor.place(shape(cpu=14, gpu=1), 1)) == ["n2"]
+
+
+def test_all_replicas_on_a_node_are_counted() -> None:
+    """One replica leaves n1 in balance, two or three leave it short of CPUs or memory."""
+    loads = left("n1", cpu=15, gpus=(1, 1, 1, 1)), left("n2", cpu=24, gpus=(1, 1, 1))
+    floor = floor_of(*loads, typical={shape(cpu=4, gpu=1): 1})
+    assert where(floor.place(shape(cpu=2, gpu=1), 1)) == ["n1"]
+    assert where(floor.place(shape(cpu=5, gpu=1), 3)) == ["n2"] * 3
+    heavy = {shape(cpu=4, memory_gib=4, gpu=1): 1}
+    loads = left("n1", memory_gib=12, gpus=(1, 1, 1)), left("n2", memory_gib=24, gpus=(1, 1, 1))
+    assert where(floor_of(*loads, typical=heavy).place(shape(cpu=16, memory_gib=4.5, gpu=1), 2)) == ["n2"] * 2
+
+
+def test_a_job_of_much_memory_keeps_off_gpus_that_are_short_of_it() -> None:
+    loads = left("n1", memory_gib=16, gpus=(1, 1)), left("n2", memory_gib=64, gpus=(1, 1))
+    for cpu in (0, 8):  # whether or not CPUs are asked for
+        floor = floor_of(*loads, typical={shape(cpu=cpu, memory_gib=8, gpu=1): 1})
+        assert where(floor.place(shape(cpu=cpu, memory_gib=12, gpu=1), 1)) == ["n2"]
+        assert where(floor.place(shape(cpu=cpu, memory_gib=4, gpu=1), 1)) == ["n1"]
+
+
+def test_balance_goes_before_fullness_in_a_cpu_pool() -> None:
+    floor = floor_of(left("n1", cpu=7, memory_gib=4), left("n2", cpu=8, memory_gib=64), typical={shape(1, 2): 1})
+    assert where(floor.place(shape(cpu=1, memory_gib=4), 1)) == ["n2"]
+    assert where(floor.place(shape(cpu=1, memory_gib=2), 1)) == ["n1"]
+
+
+def test_shapes_with_gpus_say_nothing_about_a_cpu_pool() -> None:
+    floor = floor_of(left("n1", cpu=8), left("n2", cpu=4), typical={shape(cpu=4, gpu=1): 1})
+    assert where(floor.place(shape(cpu=1), 1)) == ["n2"]
 
 
 def test_a_job_without_gpus_keeps_off_the_cpus_that_gpus_need() -> None:
