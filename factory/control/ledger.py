@@ -13,8 +13,9 @@ from factory.domain.jobs import Allocation, DeviceShare, Job, JobState, Placemen
 from factory.domain.pools import Isolation, NodeState
 from factory.domain.resources import slots_milli
 from factory.domain.time import Instant
-from factory.scheduling.indices import Holding, hold, load_of
-from factory.scheduling.quota import limits, reached
+from factory.scheduling.cycle import whole_slots
+from factory.scheduling.holding import Holding, hold, load_of
+from factory.scheduling.quota import available, bubble
 from factory.scheduling.snapshot import Snapshot
 
 __all__ = ["Ledger", "Refusal"]
@@ -53,19 +54,28 @@ class Ledger:
         if pool is None or (pool.isolation is Isolation.TENANT and pool.tenant != job.tenant):
             return Refusal.POOL
         asked = job.spec
-        if [p.rank for p in allocation.placements] != list(range(asked.replicas)) or any(
-            p.resources != asked.resources or sum(d.milli for d in p.devices) != asked.resources.gpu_milli
-            for p in allocation.placements
+        count = len(allocation.placements)
+        least = asked.replicas if asked.min_replicas is None else asked.min_replicas
+        if (
+            not least <= count <= asked.replicas
+            or [p.rank for p in allocation.placements] != list(range(count))
+            or any(
+                p.resources != asked.resources or sum(d.milli for d in p.devices) != asked.resources.gpu_milli
+                for p in allocation.placements
+            )
         ):
             return Refusal.NOT_WHOLE
         if (wrong := self._nodes_refuse(allocation)) is not None:
             return wrong
         try:
-            slots = slots_milli(asked.resources, pool.flavor.slot) * asked.replicas
+            slots = slots_milli(asked.resources, pool.flavor.slot) * count
         except ValueError:  # the flavor was changed to one that has none of what is asked
             return Refusal.POOL
-        bounds = limits(self.snapshot, asked.queue, allocation.pool)
-        if slots != allocation.slots_milli or reached(bounds, lambda q: self._used(q, allocation.pool), slots):
+        tree = self.snapshot.trees[pool.name]
+        if slots != allocation.slots_milli or asked.queue not in tree:
+            return Refusal.QUOTA
+        capacity = whole_slots(self.snapshot.fleet(pool.name).capacity(), pool.flavor.slot)
+        if slots > available(tree, asked.queue, lambda q: self._used(q, pool.name), capacity):
             return Refusal.QUOTA
         return None
 
@@ -73,9 +83,11 @@ class Ledger:
         """Count in what was given to a job of `queue`."""
         for placement in allocation.placements:
             self._holdings[placement.node] = hold(self._held(placement.node), placement, 1)
-        for level in self.snapshot.chain(queue):
-            at = (level.name, allocation.pool)
-            self._more[at] = self._more.get(at, 0) + allocation.slots_milli
+        pool = allocation.pool
+        for name, amount in bubble(
+            self.snapshot.trees[pool], queue, allocation.slots_milli, lambda q: self._used(q, pool)
+        ):
+            self._more[name, pool] = self._more.get((name, pool), 0) + amount
 
     def _used(self, queue: QueueName, pool: PoolName) -> int:
         return self.snapshot.tree_used.get((queue, pool), 0) + self._more.get((queue, pool), 0)

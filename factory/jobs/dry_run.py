@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from factory.domain.ids import JobId, PoolName
+from factory.domain.ids import JobId
 from factory.domain.jobs import Allocation, Job, Waiting
-from factory.domain.pools import Isolation
 from factory.domain.resources import slots_milli
 from factory.domain.time import Instant
+from factory.scheduling.changes import JobChanged
 from factory.scheduling.explaining import explain
 from factory.scheduling.feasibility import check_feasible
 from factory.scheduling.planning import Admit, Policy, Preempt, plan
-from factory.scheduling.snapshot import JobChanged, Snapshot
+from factory.scheduling.snapshot import Snapshot
+from factory.scheduling.waiting import lane_of
 
 __all__ = ["Forecast", "forecast"]
 
@@ -49,19 +50,7 @@ def forecast(snapshot: Snapshot, job: Job, policy: Policy, now: Instant) -> Fore
 
 
 def _asked_milli(snapshot: Snapshot, job: Job) -> int:
-    """Return what the gang would hold in the pool that it likes best; 0 if none has what it asks for."""
-    spec = job.spec
-    found: list[tuple[int, PoolName, int]] = []
-    for name, pool in snapshot.pools.items():
-        flavor = pool.flavor
-        mine = pool.isolation is Isolation.SHARED or pool.tenant == job.tenant
-        if not mine or spec.pool not in (None, name) or (spec.flavors and flavor.name not in spec.flavors):
-            continue
-        try:
-            each = slots_milli(spec.resources, flavor.slot)
-        except ValueError:  # its slots lack a resource
-            continue
-        # of pools that any flavor allows, first that which wastes no GPU
-        liking = spec.flavors.index(flavor.name) if spec.flavors else bool(flavor.slot.gpu_milli)
-        found.append((liking, name, each * spec.replicas))
-    return min(found)[2] if found else 0
+    """Return what the gang would hold in the first pool that it may use."""
+    for pool in snapshot.routes[lane_of(job.spec, job.tenant)]:
+        return slots_milli(job.spec.resources, pool.flavor.slot) * job.spec.replicas
+    return 0

@@ -1,32 +1,33 @@
-"""Could a job ever run here? Asked at submit, to refuse what never could, and again in every plan and explanation.
+"""Could a job ever run here? Asked at submit, to refuse what never could, and again in every explanation.
 
-A job is feasible in a pool if the pool's slot has what it asks for, the pool's nodes, idle, could hold the whole gang,
-and no quota on the way up is smaller than the gang. Nodes count whatever their state, because a lost node may come
-back; of a pool that has no nodes yet nothing is known, so nothing is ruled out.
+A job is feasible in a pool if the pool's slot has what it asks for, the pool's nodes, idle, could hold the gang (or as
+many of it as it can start with), and its queue's potential, with all that may be borrowed, is not smaller. Nodes count
+whatever their state, because a lost node may come back; of a pool that has no nodes yet nothing is known, so nothing is
+ruled out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from factory.domain.ids import TenantId
-from factory.domain.jobs import JobSpec, Waiting, WaitReason
+from factory.domain.jobs import JobSpec, Topology, Waiting, WaitReason
 from factory.domain.pools import Isolation, NodeState, Pool
 from factory.domain.resources import Resources
 from factory.errors import did_you_mean
-from factory.scheduling.placement import WHOLE, copies, slots_of
-from factory.scheduling.quota import exceeded, limits
+from factory.scheduling.cycle import slots_of, whole_slots
+from factory.scheduling.fleet import WHOLE
+from factory.scheduling.quota import ENDLESS, potential
 from factory.scheduling.reasons import counted, described, kinds, listed, precedence, slots, vector, waiting
-from factory.scheduling.snapshot import Lane, Snapshot, lane_of
+from factory.scheduling.snapshot import Snapshot
+from factory.scheduling.waiting import eligible_pools, lane_of, shape_of
 
-__all__ = ["check_feasible", "eligible_pools", "idle_capacity", "mismatch", "obstacle"]
+__all__ = ["check_feasible", "least_of", "mismatch", "obstacle"]
 
 _ANY_STATE = frozenset(NodeState)
 
 
 def check_feasible(snapshot: Snapshot, spec: JobSpec, tenant: TenantId) -> Waiting | None:
     """Return why `spec` could never run for `tenant`, not even on the idle factory; None if it could."""
-    pools = eligible_pools(snapshot, lane_of(spec, tenant))
+    pools = eligible_pools(snapshot.pools, lane_of(spec, tenant))
     if (fault := mismatch(snapshot, spec, tenant, pools)) is not None:
         return fault
     found: list[Waiting] = []
@@ -45,59 +46,54 @@ def mismatch(snapshot: Snapshot, spec: JobSpec, tenant: TenantId, eligible: tupl
     return None if eligible else _no_matching_flavor(snapshot, spec, tenant)
 
 
-def eligible_pools(snapshot: Snapshot, lane: Lane) -> tuple[Pool, ...]:
-    """Return the pools that jobs of `lane` may use, best first: those that waste no GPU or other kind come first."""
-    asked = {name for name, asks in (("gpu", lane.gpu), ("cpu", lane.cpu), ("memory", lane.memory)) if asks}
-    pools = [
-        pool
-        for pool in _usable(snapshot, lane.tenant)
-        if (not lane.pool or pool.name == lane.pool) and asked.issubset(kinds(pool.flavor.slot))
-    ]
-    return tuple(sorted(pools, key=lambda pool: (*_wasted(pool, lane), pool.name)))
-
-
 def obstacle(snapshot: Snapshot, spec: JobSpec, pool: Pool) -> Waiting | None:
     """Return why `spec` could never run in this pool, which must be eligible for it; None if it could."""
-    needed = slots_of(spec, pool)
-    limit = exceeded(limits(snapshot, spec.queue, pool.name), needed)
-    if limit is not None:
+    least = least_of(spec)
+    needed = slots_of(spec.resources, least, pool)
+    fleet, tree = snapshot.fleet(pool.name), snapshot.trees[pool.name]
+    most = potential(tree, spec.queue, whole_slots(fleet.capacity(), pool.flavor.slot))
+    if needed > most:
+        level = tree[spec.queue]
+        borrowed = "" if level.borrowing >= ENDLESS else f", {slots(level.borrowing)} of it borrowed at most"
         return waiting(
             WaitReason.EXCEEDS_MAX_QUOTA,
-            f"needs {described(spec, needed)} in pool '{pool.name}', but queue '{limit.queue}' may never hold more "
-            f"than {slots(limit.most_milli)} there ({slots(limit.nominal_milli)} nominal, "
-            f"{slots(limit.borrowing_milli)} borrowed)",
+            f"needs {described(spec.resources, least, needed)} in pool '{pool.name}', but queue '{spec.queue}' may "
+            f"never hold more than {slots(max(0, most))} there ({slots(level.subtree)} nominal{borrowed})",
             "ask for less, or ask an operator for more quota (see: factory queues)",
             pool=pool.name,
-            queue=limit.queue,
+            queue=spec.queue,
             asked_milli=needed,
-            potential_milli=limit.most_milli,
+            potential_milli=max(0, most),
         )
-    nodes = snapshot.index(pool.name).count(*NodeState)
-    largest = idle_capacity(snapshot, spec, pool, _ANY_STATE)
-    if nodes == 0 or largest >= spec.replicas:
+    nodes = fleet.count(*NodeState)
+    shape = shape_of(spec)
+    if nodes == 0 or fleet.could_fit(shape, least, spec.topology, _ANY_STATE):
         return None
+    largest = fleet.largest_gang(shape, spec.topology, _ANY_STATE)
+    how = {
+        Topology.ANY: "at once",
+        Topology.ONE_NODE: "on one node",
+        Topology.SAME_ZONE: "in one zone",
+        Topology.SPREAD: "on nodes of their own",
+    }[spec.topology]
+    models = f" on {listed(spec.gpu_models)}" if spec.gpu_models else ""
     return waiting(
         WaitReason.GANG_DOES_NOT_FIT,
-        f"needs {spec.replicas} x {vector(spec.resources)} at once, but {counted(nodes, 'node')} of pool '{pool.name}' "
+        f"needs {least} x {vector(spec.resources)}{models} {how}, but {counted(nodes, 'node')} of pool '{pool.name}' "
         f"could hold at most {largest} when idle",
         f"ask for at most {counted(largest, 'replica')}"
         if largest
         else "ask for less per replica (see: factory nodes)",
         pool=pool.name,
-        asked_replicas=spec.replicas,
+        asked_replicas=least,
         largest_gang=largest,
         nodes=nodes,
     )
 
 
-def idle_capacity(snapshot: Snapshot, spec: JobSpec, pool: Pool, states: Collection[NodeState]) -> int:
-    """Return how many replicas of `spec` the pool's nodes in `states` could hold if nothing else ran on them."""
-    total = 0
-    for (state, capacity, devices), count in snapshot.index(pool.name).shapes.items():
-        if state in states:
-            room = copies(spec.resources, capacity, (WHOLE,) * devices)
-            total += count * (spec.replicas if room is None else room)
-    return total
+def least_of(spec: JobSpec) -> int:
+    """Return how many replicas the job can start with."""
+    return spec.replicas if spec.min_replicas is None else spec.min_replicas
 
 
 def _usable(snapshot: Snapshot, tenant: TenantId) -> list[Pool]:
@@ -109,12 +105,6 @@ def _usable(snapshot: Snapshot, tenant: TenantId) -> list[Pool]:
     ]
 
 
-def _wasted(pool: Pool, lane: Lane) -> tuple[bool, bool]:
-    """Rank a pool by what its slots have that the lane does not ask for: GPUs first of all."""
-    slot = pool.flavor.slot
-    return bool(slot.gpu_milli) and not lane.gpu, bool(slot.memory_bytes) and not lane.memory
-
-
 def _misconfigured(snapshot: Snapshot, spec: JobSpec) -> Waiting | None:
     asked = spec.resources
     if spec.queue not in snapshot.queues:
@@ -124,6 +114,12 @@ def _misconfigured(snapshot: Snapshot, spec: JobSpec) -> Waiting | None:
     if spec.replicas < 1:
         return waiting(
             WaitReason.MISCONFIGURED, f"replicas is {spec.replicas}; a gang has at least 1", field="replicas"
+        )
+    if not 1 <= least_of(spec) <= spec.replicas:
+        return waiting(
+            WaitReason.MISCONFIGURED,
+            f"min_replicas is {spec.min_replicas}; it must be from 1 to replicas, which is {spec.replicas}",
+            field="min_replicas",
         )
     if asked.is_negative():
         return waiting(WaitReason.MISCONFIGURED, "asks for less than nothing of a resource", field="resources")
@@ -148,7 +144,22 @@ def _no_matching_flavor(snapshot: Snapshot, spec: JobSpec, tenant: TenantId) -> 
             "see: factory pools",
             pool=spec.pool,
         )
-    offered = [pool for pool in pools if spec.pool in (None, pool.name)]
+    flavors = sorted({pool.flavor.name for pool in pools})
+    unknown = [name for name in spec.flavors if name not in flavors]
+    if spec.flavors and len(unknown) == len(spec.flavors):
+        named = listed([repr(name) for name in unknown])
+        return waiting(
+            WaitReason.NO_MATCHING_FLAVOR,
+            f"there is no flavor {named}{did_you_mean(unknown[0], flavors)}",
+            "see: factory pools",
+            asked=",".join(spec.flavors),
+            offered=",".join(flavors),
+        )
+    offered = [
+        pool
+        for pool in pools
+        if spec.pool in (None, pool.name) and (not spec.flavors or pool.flavor.name in spec.flavors)
+    ]
     what = (
         "; ".join(f"pool '{pool.name}' offers {listed(kinds(pool.flavor.slot))}" for pool in offered)
         or "no pool has joined"

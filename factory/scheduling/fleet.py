@@ -174,6 +174,10 @@ class Fleet:
 
     def could_fit(self, shape: Shape, replicas: int, topology: Topology, states: Collection[NodeState]) -> bool:
         """Return whether the gang would fit if nothing ran on the nodes in `states`."""
+        return self.largest_gang(shape, topology, states) >= replicas
+
+    def largest_gang(self, shape: Shape, topology: Topology, states: Collection[NodeState]) -> int:
+        """Return how many replicas would fit together if nothing ran on the nodes in `states`."""
         zones: Counter[str] = Counter()
         for kind, count in self.kinds.items():
             if kind.state not in states or (room := kind.room(shape)) == 0:
@@ -183,7 +187,7 @@ class Fleet:
             else:
                 zone = kind.zone if topology is Topology.SAME_ZONE else ""
                 zones[zone] += count * (1 if topology is Topology.SPREAD else room)
-        return max(zones.values(), default=0) >= replicas
+        return max(zones.values(), default=0)
 
     def _rewritten(self, loads: Mapping[NodeId, Load]) -> Fleet:
         """Return the fleet with other loads of nodes that it has."""

@@ -110,6 +110,17 @@ class SortedMap(Generic[K, V]):
             node = node.children[at]
         return before + (bisect_left(node.keys, key) if node is not None else 0)
 
+    def after(self, key: K) -> Iterator[tuple[K, V]]:
+        """Iterate over the items whose keys are greater than `key`, in order."""
+        stack: list[_Node[K, V]] = [] if self._root is None else [self._root]
+        while stack:
+            node = stack.pop()
+            at = bisect_right(node.keys, key)
+            if isinstance(node, _Leaf):
+                yield from zip(node.keys[at:], node.values[at:], strict=True)
+            else:
+                stack.extend(reversed(node.children[max(at - 1, 0) :]))
+
     def first(self) -> tuple[K, V] | None:
         """Return the item with the least key."""
         return next(self.items(), None)

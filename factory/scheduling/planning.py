@@ -1,47 +1,43 @@
-"""Who starts now, and where: the scheduler's decision as a value.
+"""Who starts now and where, and who makes room: the scheduler's decision as a value.
 
-Rules of the first form
-    P1  Within a pool, queues take turns: the one with the least used slots per weight goes next; ties by name. A queue
-        of weight 0 goes after all others.
-    P2  Within a queue: priority, then time of submission, then id.
-    P3  A gang starts whole or not at all.
-    P4  A job that waits for running jobs to end holds its queue back, but only for the pools that it waits for, so
-        that smaller jobs behind it cannot starve it. A job that they cannot help (nodes lost, quota cut) holds nobody
-        back.
-    P5  Nothing goes over a quota, a node or a device.
-    P6  A job that backs off is passed over until its time.
+Rules (docs/adr/0009; whose turn it is: `fairshare`; who makes room: `preempting`)
+    P1  Jobs for which others were preempted go first, in the order of their keys: freed slots are for the preemptor.
+    P2  In each pool, room is kept for one gang that its quota admits and the nodes do not: for the one that has waited
+        longest, or, as the policy says, the first in turn. It starts when the expected ends of running jobs make room
+        on named nodes; where these are not known, on the nodes that are the freest already.
+    P3  Room is kept for a preemptor until its victims are gone.
+    P4  Others start beside what is kept only if they leave enough of it, or are expected to end before it is needed.
+        Whose run time is unknown never starts past a reservation.
+    P5  A job that waits for its queue's quota holds that pool's quota for itself: later jobs of its queue start there
+        only if they are expected to end before it can start.
+    P6  A gang starts whole, or with as many replicas as fit, but never fewer than `min_replicas`. Whole in any of its
+        pools comes before fewer in the best of them; both come before preempting.
+    P7  Victims are looked for only for the first job of a queue that may hope; behind it others are filled in.
+    P8  A job that backs off is passed over until its time. Nothing goes over a quota, a node or a device.
 
-Each decision changes what is left for the next. Equal shapes that found no room are not tried again in the same plan.
-`Plan.waiting` tells the reasons of the jobs that were tried; `explain` tells anyone's.
+Each decision changes what is left for the next. What asks for the very same is tried once in a plan (a lane, see
+`waiting`), but the head of a queue is always tried. `explain` tells anyone's reason with its numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from heapq import heapify, heappop, heapreplace
 from typing import TypeAlias
 
-from factory.domain.ids import AttemptId, JobId, PoolName, QueueName, RunnerId
-from factory.domain.jobs import Allocation, Job, Waiting
-from factory.domain.pools import Pool
-from factory.domain.resources import Resources
-from factory.domain.tenancy import Queue
+from factory.domain.ids import AttemptId, JobId, PoolName, RunnerId
+from factory.domain.jobs import Allocation, Job, WaitReason
 from factory.domain.time import Instant
-from factory.scheduling.feasibility import mismatch
-from factory.scheduling.nomination import Workspace, nominate
-from factory.scheduling.snapshot import Lane, Snapshot, Turn
+from factory.scheduling.cycle import Cycle, Fit, Policy, Refused, Reservation, Stock
+from factory.scheduling.fairshare import Head, Tournament
+from factory.scheduling.preempting import Preemption, Search
+from factory.scheduling.reasons import precedence
+from factory.scheduling.reserving import Claims, quota_opens_at, reserve
+from factory.scheduling.snapshot import Snapshot
+from factory.scheduling.waiting import Lane, Line, Place, Turn, Waitlist, counts_as, gang_of, in_order
 
-__all__ = ["Admit", "Decision", "Plan", "Policy", "Preempt", "plan"]
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What an operator may set."""
-
-    name: str = "fair-first-form"
-    max_decisions: int = 1000  # of one plan; the next plan goes on
+__all__ = ["Admit", "Decision", "Plan", "Planning", "Policy", "Preempt", "plan"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +51,7 @@ class Admit:
 
 @dataclass(frozen=True, slots=True)
 class Preempt:
-    """Stop the attempt, so that `for_job` can have its slots. The first form never decides this."""
+    """Stop the attempt, so that `for_job` can have its slots."""
 
     job_id: JobId
     attempt_id: AttemptId
@@ -63,6 +59,7 @@ class Preempt:
 
 
 Decision: TypeAlias = Admit | Preempt
+IsOpen: TypeAlias = Callable[[Job], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,105 +67,289 @@ class Plan:
     """Decisions in the order in which they were made, and why the jobs that were tried in vain wait, by job id."""
 
     decisions: tuple[Decision, ...]
-    waiting: tuple[tuple[JobId, Waiting], ...]
+    waiting: tuple[tuple[JobId, WaitReason], ...]
+    wake_at: Instant | None = None  # plan again then, even if nothing changes
 
 
 def plan(snapshot: Snapshot, policy: Policy, now: Instant) -> Plan:
-    """Decide which jobs start now. Same snapshot content, policy and time: same plan (rule 11)."""
-    work = Workspace(snapshot)
-    decisions: list[Decision] = []
-    reasons: dict[JobId, Waiting] = {}
-    lines = {name: _Line(work, name, now) for name in snapshot.waiting}
-    heads = [(turn, name) for name, line in lines.items() if (turn := line.share(reasons)) is not None]
-    heapify(heads)
-    while heads and len(decisions) < policy.max_decisions:
-        _, name = heads[0]
-        admitted = lines[name].try_head(reasons)
-        if admitted is not None:
-            decisions.append(admitted)
-        turn = lines[name].share(reasons)  # rule P1: with what it now holds
-        if turn is None:
-            heappop(heads)
-        else:
-            heapreplace(heads, (turn, name))
-    return Plan(tuple(decisions), tuple(sorted(reasons.items(), key=lambda item: item[0])))
+    """Decide who starts now. Same snapshot content, policy and time: same plan (rule 11)."""
+    planning = Planning(snapshot, policy, now)
+    planning.run()
+    return planning.result()
 
 
-_Share: TypeAlias = tuple[bool, Fraction]  # (weight is zero, used slots per weight); least first
+class Planning:
+    """A plan in the making; `explain` looks into it afterwards."""
+
+    def __init__(self, snapshot: Snapshot, policy: Policy, now: Instant) -> None:
+        self.cycle = Cycle(snapshot, policy, now)
+        self.snapshot = snapshot
+        self.policy = policy
+        self.now = now
+        self.decisions: list[Decision] = []
+        self.refused: dict[JobId, tuple[Refused, ...]] = {}
+        self.preempting: dict[JobId, Preemption] = {}  # by preemptor, of this plan
+        self.lines: dict[Line, Walk] = {}
+        self._dealt_with: set[JobId] = set()  # before the turns began
+        self._victims = {stock.pool.name: Search(self.cycle, stock) for stock in self.cycle.stocks}
+
+    def run(self) -> None:
+        """Decide."""
+        self._honour_claims()
+        lines = self.snapshot.waiting.items()
+        self.lines = {line: Walk(self.cycle, line, waitlist, self._is_open) for line, waitlist in lines}
+        self._keep_room()
+        heads = [head for walk in self.lines.values() if (head := walk.head()) is not None]
+        turns = Tournament(self.cycle, heads)
+        while (head := turns.first()) is not None and len(self.decisions) < self.policy.max_decisions:
+            walk = self.lines[head.line]
+            self._serve(walk)
+            turns.replace(head.line, walk.head())
+
+    def result(self) -> Plan:
+        """Return what was decided."""
+        waiting = [(id, min((r.reason for r in why), key=precedence)) for id, why in self.refused.items() if why]
+        return Plan(tuple(self.decisions), tuple(sorted(waiting)), self._wake_at())
+
+    def admitted(self, id: JobId) -> Admit | None:
+        """Return the decision that started the job, if there is one."""
+        return next((d for d in self.decisions if isinstance(d, Admit) and d.job_id == id), None)
+
+    def _is_open(self, job: Job) -> bool:
+        """Whether the job may be tried: it does not back off, and was not dealt with before the turns began."""
+        return self._may_start(job) and job.id not in self._dealt_with
+
+    def _may_start(self, job: Job) -> bool:
+        return job.not_before is None or job.not_before <= self.now
+
+    def _honour_claims(self) -> None:
+        """Rules P1 and P3."""
+        claims = Claims(self.cycle)
+        for place in claims.places:
+            job = self.snapshot.jobs[place.turn[2]]
+            if not self._may_start(job):
+                continue
+            for stock in claims.pools(job.id):
+                found = self.cycle.try_pool(job, place.lane, stock)
+                if isinstance(found, Fit):
+                    self._admit(job, found.allocation)
+                    self._dealt_with.add(job.id)
+                    break
+                if claims.keep(job, place.lane, stock):
+                    self.refused[job.id] = (Refused(WaitReason.WAITING_FOR_PREEMPTION, stock.pool.name),)
+                    self._dealt_with.add(job.id)
+                    break
+
+    def _keep_room(self) -> None:
+        """Rule P2 where it is age that decides: before anybody's turn, so that nobody takes the room first."""
+        open_pools = {s.pool.name for s in self.cycle.stocks if s.order.keeps_for_oldest and s.fleet.nodes}
+        places = [(place.turn, line, place) for line, walk in self.lines.items() if (place := walk.place) is not None]
+        for turn, _, place in sorted(places, key=lambda entry: entry[:2]):
+            if not open_pools:
+                return
+            job = self.snapshot.jobs[turn[2]]
+            for stock in self.cycle.eligible(place.lane):
+                if stock.pool.name not in open_pools:
+                    continue
+                why = self.cycle.refusal(job, place.lane, stock)
+                if why is None:
+                    break
+                if why.reason is WaitReason.GANG_DOES_NOT_FIT and not why.is_hopeless:
+                    reserve(self.cycle, job, place.lane, stock)
+                    open_pools.discard(stock.pool.name)
+                    break
+
+    def _serve(self, walk: Walk) -> None:
+        """Try the jobs of a line in order until one of them gets something; step behind it."""
+        while (place := walk.place) is not None:
+            job, lane = self.snapshot.jobs[place.turn[2]], place.lane
+            fit, refused = self._find(walk, job, lane)
+            if fit is not None:
+                self._admit(job, fit)
+                walk.step()
+                return
+            if walk.is_first and self._preempt(job, place, refused):
+                walk.step()
+                return
+            self.refused[job.id] = refused
+            for why in refused:
+                stock = self.cycle.stock(why.pool)
+                if why.reason is WaitReason.WAITING_FOR_QUOTA:
+                    walk.hold(stock, job, lane)
+                elif why.reason is WaitReason.GANG_DOES_NOT_FIT and not why.is_hopeless and stock.may_reserve:
+                    reserve(self.cycle, job, lane, stock)
+            walk.drop(lane, is_hopeless=all(why.is_hopeless for why in refused))
+
+    def _find(self, walk: Walk, job: Job, lane: Lane) -> tuple[Allocation | None, tuple[Refused, ...]]:
+        """Rule P6: whole in any pool, then smaller in any pool."""
+        refused: list[Refused] = []
+        whole = gang_of(lane.shape, lane.replicas, lane.topology)
+        for gang in (whole, lane.gang) if whole is not lane.gang else (whole,):
+            refused.clear()
+            for stock in self.cycle.eligible(lane):
+                if (held := walk.held(stock, job)) is not None:
+                    refused.append(held)
+                    continue
+                found = self.cycle.try_pool(job, lane, stock, gang)
+                if isinstance(found, Fit):
+                    return found.allocation, ()
+                refused.append(found)
+        return None, tuple(refused)
+
+    def _preempt(self, job: Job, place: Place, refused: tuple[Refused, ...]) -> bool:
+        for why in refused:
+            if why.is_hopeless or why.reason not in (WaitReason.WAITING_FOR_QUOTA, WaitReason.GANG_DOES_NOT_FIT):
+                continue
+            found = self._victims[why.pool].find(job, place.lane, place.turn)
+            if found is None:
+                continue
+            stock = self.cycle.stock(why.pool)
+            for victim in found.victims:
+                live = victim.live_attempt
+                assert live is not None
+                self.decisions.append(Preempt(victim.id, live.id, job.id))
+            self.preempting[job.id] = found
+            kept = Reservation(job.id, job.spec.queue, found.allocation.placements, None, is_claim=True)
+            stock.reserve(kept, found.room)
+            stock.count(job.spec.queue, found.allocation.slots_milli)
+            self.refused[job.id] = (Refused(WaitReason.WAITING_FOR_PREEMPTION, why.pool),)
+            return True
+        return False
+
+    def _admit(self, job: Job, allocation: Allocation) -> None:
+        stock = self.cycle.stock(allocation.pool)
+        stock.take(job.spec.queue, allocation, self.cycle.ends_at(job, self.snapshot.places[job.id].lane))
+        self.decisions.append(Admit(job.id, allocation, stock.pool.runner))
+        self.refused.pop(job.id, None)
+
+    def _wake_at(self) -> Instant | None:
+        """Return when time alone makes a difference: a policy's keys change, or somebody may be preempted."""
+        wakes = [search.quiet_until for search in self._victims.values() if search.quiet_until is not None]
+        for stock in self.cycle.stocks:
+            wakes.extend(_key_changes(self.cycle, stock))
+        return min((at for at in wakes if at > self.now), default=None)
 
 
-class _Line:
-    """One queue during a plan: the next job that may be tried, and the pools that are held for an earlier one."""
+def _key_changes(cycle: Cycle, stock: Stock) -> Iterator[Instant]:
+    if not stock.order.is_timed:
+        return
+    for (_, pool), holders in cycle.snapshot.holders.items():
+        if pool == stock.pool.name:
+            for id, _ in holders.items():
+                if (at := stock.order.changes_at(cycle.snapshot.jobs[id], cycle.now)) is not None:
+                    yield at
 
-    def __init__(self, work: Workspace, name: QueueName, now: Instant) -> None:
-        self._work = work
-        self._name = name
-        self._queue: Queue | None = work.snapshot.queues.get(name)
-        self._now = now
-        self._held: set[PoolName] = set()
-        self._hopeless: set[tuple[Lane, Resources, int]] = set()  # shapes refused without holding anything
-        self._lanes: list[tuple[Turn, Lane, Iterator[Turn]]] = []
-        for lane, order in work.snapshot.waitlist(name).lanes.items():
-            turns = order.keys()
-            self._lanes.append((next(turns), lane, turns))
-        heapify(self._lanes)
 
-    def share(self, reasons: dict[JobId, Waiting]) -> _Share | None:
-        """Return the queue's place in the order of rule P1; None if it has no job left to try."""
-        head = self._head(reasons)
-        if head is None or self._queue is None:
+class Walk:
+    """A line during a plan: the next job that may be tried, lanes that were, and pools whose quota is held."""
+
+    def __init__(self, cycle: Cycle, line: Line, waitlist: Waitlist, is_open: IsOpen) -> None:
+        self.place: Place | None = None  # the next job that may be tried
+        self._cycle = cycle
+        self._line = line
+        self._waitlist = waitlist
+        self._is_open = is_open
+        self._dropped: set[Lane] = set()
+        self._failed = 0
+        self._has_failed = False
+        self._held: dict[PoolName, tuple[JobId, Lane]] = {}
+        self._opens: dict[PoolName, Instant | None] = {}
+        self._horizon = cycle.horizon(line[1])
+        self._turns: Iterator[tuple[Turn, Lane]] = in_order(waitlist.order, self._horizon)
+        if line[0] in cycle.snapshot.queues:
+            self.step()
+
+    @property
+    def is_first(self) -> bool:
+        """True until a job of the line was refused that may hope."""
+        return not self._has_failed
+
+    def head(self) -> Head | None:
+        """Return what decides whose turn it is."""
+        if self.place is None:
             return None
-        used = min(self._work.used(self._name, pool.name) for pool in head[1])
-        return (self._queue.weight == 0, Fraction(used, self._queue.weight or 1))
+        lane = self.place.lane
+        stocks = self._cycle.eligible(lane)
+        stock = next((stock for stock in stocks if stock.pool.name not in self._held), stocks[0])
+        turn = counts_as(self.place.turn, self._horizon)
+        return Head(self._line, turn, stock, stock.slots_of(lane.asked) * lane.replicas)
 
-    def try_head(self, reasons: dict[JobId, Waiting]) -> Admit | None:
-        """Try the next job, and step behind it."""
-        head = self._head(reasons)
-        if head is None:
+    def held(self, stock: Stock, job: Job) -> Refused | None:
+        """Rule P5: the refusal, if an earlier job of the line holds the pool's quota against this one."""
+        name = stock.pool.name
+        if name not in self._held:
             return None
-        job, pools = head
-        result = nominate(self._work, job, pools)
-        lane = self._lanes[0][1]
-        self._step()
-        if isinstance(result, Allocation):
-            self._work.take(self._name, result)
-            runner = self._work.snapshot.pools[result.pool].runner
-            return Admit(job.id, result, runner)
-        reasons[job.id] = result.waiting
-        self._held |= result.holds  # rule P4
-        if not result.holds:
-            self._hopeless.add((lane, job.spec.resources, job.spec.replicas))
-        return None
+        ends_at = self._cycle.ends_at(job, self._cycle.snapshot.places[job.id].lane)
+        if ends_at is not None:
+            if name not in self._opens:
+                lane = self._held[name][1]
+                needed = stock.slots_of(lane.asked) * lane.least
+                self._opens[name] = quota_opens_at(self._cycle, stock, self._line[0], needed)
+            opens_at = self._opens[name]
+            if opens_at is not None and ends_at <= opens_at:
+                return None
+        return Refused(WaitReason.HELD_BY_RESERVATION, name)
 
-    def _head(self, reasons: dict[JobId, Waiting]) -> tuple[Job, tuple[Pool, ...]] | None:
-        """Return the next job with the pools that are not held for an earlier one."""
-        while self._lanes:
-            turn, lane, _ = self._lanes[0]
-            job = self._work.snapshot.jobs[turn[2]]
-            eligible = self._work.eligible(lane)
-            pools = tuple(pool for pool in eligible if pool.name not in self._held)
-            if self._queue is None or not eligible:
-                fault = mismatch(self._work.snapshot, job.spec, job.tenant, eligible)
-                if fault is not None:
-                    reasons[job.id] = fault
-                heappop(self._lanes)  # what keeps this job out keeps out its whole lane
-            elif not pools:
-                heappop(self._lanes)  # the same for what is held
-            elif self._is_passed_over(job, lane):
-                self._step()
+    def held_by(self, pool: PoolName) -> JobId | None:
+        """Return the job that holds the pool's quota."""
+        held = self._held.get(pool)
+        return None if held is None else held[0]
+
+    def hold(self, stock: Stock, job: Job, lane: Lane) -> None:
+        """Let later jobs of the line leave this pool's quota alone."""
+        self._held.setdefault(stock.pool.name, (job.id, lane))
+
+    def drop(self, lane: Lane, *, is_hopeless: bool) -> None:
+        """Try no other job of this lane in this plan; go on to the next that may be tried."""
+        assert self.place is not None
+        self._dropped.add(lane)
+        self._failed += 1
+        if not self._has_failed:
+            self._has_failed = not is_hopeless
+            self._turns = self._by_lanes(self.place.turn)
+        self.step()
+
+    def step(self) -> None:
+        """Go on to the next job that may be tried."""
+        self.place = None
+        if self._failed > self._cycle.policy.depth:
+            return
+        for turn, lane in self._turns:
+            if lane not in self._dropped and self._can_use(lane) and self._is_open(self._cycle.snapshot.jobs[turn[2]]):
+                self.place = Place(self._line, lane, turn)
+                return
+
+    def _can_use(self, lane: Lane) -> bool:
+        """Return whether a job of the lane may start, as far as is known without looking at the job."""
+        stocks = self._cycle.eligible(lane)
+        if stocks and (not self._has_failed or any(self._may_start(stock, lane) for stock in stocks)):
+            return True
+        self._dropped.add(lane)
+        return False
+
+    def _may_start(self, stock: Stock, lane: Lane) -> bool:
+        return not stock.is_known_full(lane) and not (lane.length < 0 and stock.pool.name in self._held)
+
+    def _by_lanes(self, after: Turn) -> Iterator[tuple[Turn, Lane]]:
+        """Iterate over the jobs after `after` in lanes that may be used still, in order."""
+        heads: list[tuple[Turn, Turn, Lane, Iterator[tuple[Turn, JobId]]]] = []
+        for gang, alike in self._waitlist.lanes.items():
+            if self._has_failed and self._cycle.is_full_for(gang):
+                continue
+            for lane, order in alike.items():
+                if lane not in self._dropped and self._can_use(lane):
+                    items = in_order(order, self._horizon, after)
+                    if (first := next(items, None)) is not None:
+                        heads.append((counts_as(first[0], self._horizon), first[0], lane, items))
+        heapify(heads)
+        while heads:
+            _, turn, lane, items = heads[0]
+            if lane in self._dropped:
+                heappop(heads)
+                continue
+            yield turn, lane
+            following = next(items, None)
+            if following is None:
+                heappop(heads)
             else:
-                return job, pools
-        return None
-
-    def _is_passed_over(self, job: Job, lane: Lane) -> bool:
-        if job.not_before is not None and job.not_before > self._now:
-            return True  # rule P6
-        return (lane, job.spec.resources, job.spec.replicas) in self._hopeless
-
-    def _step(self) -> None:
-        _, lane, turns = self._lanes[0]
-        following = next(turns, None)
-        if following is None:
-            heappop(self._lanes)
-        else:
-            heapreplace(self._lanes, (following, lane, turns))
+                heapreplace(heads, (counts_as(following[0], self._horizon), following[0], lane, items))

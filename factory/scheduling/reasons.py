@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from factory.domain.jobs import JobSpec, Waiting, WaitReason
+from factory.domain.jobs import Waiting, WaitReason
 from factory.domain.resources import GIB, MIB, Resources
 
 __all__ = ["counted", "described", "kinds", "listed", "number", "precedence", "slots", "vector", "waiting"]
@@ -64,9 +64,9 @@ def vector(asked: Resources) -> str:
     return " + ".join(parts) or "nothing"
 
 
-def described(spec: JobSpec, slots_milli: int) -> str:
-    """Write what the gang needs: "3 slots (3 x 1 cpu)"."""
-    return f"{slots(slots_milli)} ({spec.replicas} x {vector(spec.resources)})"
+def described(asked: Resources, replicas: int, slots_milli: int) -> str:
+    """Write what a gang needs: "3 slots (3 x 1 cpu)"."""
+    return f"{slots(slots_milli)} ({replicas} x {vector(asked)})"
 
 
 def kinds(resources: Resources) -> tuple[str, ...]:

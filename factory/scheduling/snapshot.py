@@ -2,127 +2,105 @@
 
 A snapshot is a persistent value. `build` is O(n) but for sorting; `evolve` costs O(log n) a change, shares all else
 with the snapshot it came from, and leaves that one valid. Both give the same indices: `plan(evolve(s, c)) ==
-plan(build(rows after c))`. One change costs more: a queue that comes, goes or gets another parent sums the quota tree
-again.
+plan(build(rows after c))`. Rare changes cost more: a queue's row makes its tree again, another policy of a pool lines
+up again all who wait, and a lesson about run times all jobs of that kind.
 
 Slots of a live attempt are held, whatever its state: only proof of death frees them (DESIGN §2).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TypeAlias, TypeVar, assert_never
 
-from factory.domain.ids import JobId, NodeId, PoolName, QueueName, RunnerId, TenantId
-from factory.domain.jobs import Allocation, Job, JobSpec, JobState
+from factory.domain.ids import JobId, NodeId, PoolName, QueueName, RunnerId
+from factory.domain.jobs import Allocation, Attempt, EndReason, Job
 from factory.domain.pools import Node, Pool, Runner
 from factory.domain.tenancy import Queue
-from factory.domain.time import Instant
-from factory.scheduling.indices import NO_NODES, Holding, PoolIndex, hold, index_of, load_of, reindexed
+from factory.domain.time import SECOND, Instant
+from factory.scheduling.changes import (
+    Change,
+    JobChanged,
+    NodeChanged,
+    PoolChanged,
+    QueueChanged,
+    Rows,
+    RunnerChanged,
+)
+from factory.scheduling.estimating import (
+    KEPT_RUNS,
+    UNKNOWN,
+    Kind,
+    Run,
+    RunTimes,
+    kind_of,
+    learned,
+    remaining_ms,
+    run_of,
+)
+from factory.scheduling.fleet import Fleet, Shape
+from factory.scheduling.fragmentation import Typical
+from factory.scheduling.holding import Holding, NodeLoad, hold, load_of
 from factory.scheduling.persistent import SortedMap, Trie, sorted_map
-from factory.scheduling.placement import NodeLoad
+from factory.scheduling.quota import Tree, bubble
+from factory.scheduling.spending import HALF_LIFE_S, spent
+from factory.scheduling.waiting import (
+    NOBODY,
+    Line,
+    Place,
+    Routes,
+    Waitlist,
+    lane_of,
+    policy_of,
+    shape_of,
+    turn_of,
+    waits,
+)
 
 __all__ = [
+    "Account",
     "Change",
     "JobChanged",
-    "Lane",
     "NodeChanged",
     "PoolChanged",
     "QueueChanged",
     "Rows",
     "RunnerChanged",
     "Snapshot",
-    "Turn",
-    "Waitlist",
-    "lane_of",
-    "turn_of",
+    "ending_of",
 ]
 
 K = TypeVar("K")
 V = TypeVar("V")
 
+Account: TypeAlias = tuple[QueueName, PoolName]
+_Ending: TypeAlias = tuple[PoolName, Instant]
+_Claim: TypeAlias = tuple[JobId, ...]
 
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """All rows that scheduling depends on; ids are unique in each. Jobs that have ended may be left out."""
-
-    pools: tuple[Pool, ...] = ()
-    nodes: tuple[Node, ...] = ()
-    queues: tuple[Queue, ...] = ()
-    jobs: tuple[Job, ...] = ()
-    runners: tuple[Runner, ...] = ()
+_NO_NODES = Fleet.build(())
+_GRID = 64 * HALF_LIFE_S * SECOND
 
 
-@dataclass(frozen=True, slots=True)
-class PoolChanged:
-    """The pool is now so; None = removed."""
+class Trees(Mapping[PoolName, Tree]):
+    """The quota trees of a set of queues, each made when it is first asked for."""
 
-    name: PoolName
-    pool: Pool | None
+    def __init__(self, queues: Trie[QueueName, Queue]) -> None:
+        self._queues = queues
+        self._made: dict[PoolName, Tree] = {}
 
+    def __getitem__(self, pool: PoolName) -> Tree:
+        tree = self._made.get(pool)
+        if tree is None:
+            tree = self._made[pool] = Tree(self._queues, pool)
+        return tree
 
-@dataclass(frozen=True, slots=True)
-class NodeChanged:
-    """The node is now so; None = removed."""
+    def __iter__(self) -> Iterator[PoolName]:
+        return iter(self._made)
 
-    id: NodeId
-    node: Node | None
-
-
-@dataclass(frozen=True, slots=True)
-class QueueChanged:
-    """The queue is now so; None = removed."""
-
-    name: QueueName
-    queue: Queue | None
-
-
-@dataclass(frozen=True, slots=True)
-class JobChanged:
-    """The job is now so; None or an ended job = removed."""
-
-    id: JobId
-    job: Job | None
-
-
-@dataclass(frozen=True, slots=True)
-class RunnerChanged:
-    """The runner is now so; None = removed."""
-
-    id: RunnerId
-    runner: Runner | None
-
-
-Change: TypeAlias = PoolChanged | NodeChanged | QueueChanged | JobChanged | RunnerChanged
-
-Turn: TypeAlias = tuple[int, Instant, JobId]  # order inside a queue: (-priority rank, submitted at, id), least first
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Lane:
-    """What decides, beside size, which pools a waiting job may use; jobs of one lane may use the same pools."""
-
-    pool: str  # "" = any
-    cpu: bool  # asks for CPUs
-    memory: bool
-    gpu: bool
-    tenant: TenantId
-
-
-@dataclass(frozen=True, slots=True)
-class Waitlist:
-    """Jobs of one queue that wait for slots, by lane; `length` is their number."""
-
-    lanes: Mapping[Lane, SortedMap[Turn, JobId]]
-    length: int
-
-    def position(self, turn: Turn) -> int:
-        """Return how many jobs of the queue go before `turn`, plus one."""
-        return 1 + sum(order.rank(turn) for order in self.lanes.values())
-
-
-_NOBODY = Waitlist({}, 0)
+    def __len__(self) -> int:
+        return len(self._made)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,50 +113,27 @@ class Snapshot:
     jobs: Trie[JobId, Job]  # those that have not ended
     runners: Trie[RunnerId, Runner]
     holdings: Trie[NodeId, Holding]
-    indices: Trie[PoolName, PoolIndex]  # of every pool that has nodes
-    used: Trie[tuple[QueueName, PoolName], int]  # slots_milli held by the queue's own jobs; no zeros
-    tree_used: Trie[tuple[QueueName, PoolName], int]  # the same with all queues below it
-    holders: Trie[tuple[QueueName, PoolName], SortedMap[JobId, int]]  # who holds how many slots_milli
-    waiting: Trie[QueueName, Waitlist]  # of every queue in which a job waits for slots
+    fleets: Trie[PoolName, Fleet]  # of every pool that has nodes
+    trees: Trees
+    routes: Routes
+    used: Trie[Account, int]  # slots_milli held by the queue's own jobs; no zeros
+    tree_used: Trie[Account, int]  # U of `quota`, with the pool itself under `ROOT`; no zeros
+    holders: Trie[Account, SortedMap[JobId, int]]  # who holds how many slots_milli
+    waiting: Trie[Line, Waitlist]  # of every line in which a job waits
+    places: Trie[JobId, Place]  # of every job that waits
+    endings: Trie[JobId, _Ending]  # of every attempt that is expected to end
+    ends: Trie[PoolName, SortedMap[tuple[Instant, JobId], None]]  # the same in order of time
+    claims: Trie[JobId, _Claim]  # for whom jobs were preempted that have not started since, and which
+    shapes: Trie[Shape, int]  # how many replicas of each shape are asked for, waiting or running
+    runs: Trie[Kind, RunTimes]
+    members: Trie[Kind, Trie[JobId, None]]  # jobs that have not ended, by kind
+    since: Instant
+    spent: Trie[Account, int]  # see `spending`; no zeros
 
     @classmethod
     def build(cls, rows: Rows) -> Snapshot:
         """Index all rows at once."""
-        jobs = {job.id: job for job in rows.jobs if _matters(job)}
-        queues = _trie({queue.name: queue for queue in rows.queues})
-        nodes = {node.id: node for node in rows.nodes}
-        held: dict[NodeId, Holding | None] = {}
-        used: dict[tuple[QueueName, PoolName], int] = {}
-        holders: dict[tuple[QueueName, PoolName], list[tuple[JobId, int]]] = {}
-        turns: dict[QueueName, dict[Lane, list[tuple[Turn, JobId]]]] = {}
-        for job in jobs.values():
-            if (kept := _kept(job)) is not None:
-                for placement in kept.placements:
-                    held[placement.node] = hold(held.get(placement.node), placement, 1)
-                at = (job.spec.queue, kept.pool)
-                used[at] = used.get(at, 0) + kept.slots_milli
-                holders.setdefault(at, []).append((job.id, kept.slots_milli))
-            elif (place := _place_in_line(job)) is not None:
-                queue, lane, turn = place
-                turns.setdefault(queue, {}).setdefault(lane, []).append((turn, job.id))
-        holdings = {id: holding for id, holding in held.items() if holding is not None}
-        loads: dict[PoolName, list[NodeLoad]] = {}
-        for node in nodes.values():
-            loads.setdefault(node.pool, []).append(load_of(node, holdings.get(node.id)))
-        own: dict[tuple[QueueName, PoolName], int] = {at: slots for at, slots in used.items() if slots}
-        return cls(
-            pools=_trie({pool.name: pool for pool in rows.pools}),
-            nodes=_trie(nodes),
-            queues=queues,
-            jobs=_trie(jobs),
-            runners=_trie({runner.id: runner for runner in rows.runners}),
-            holdings=_trie(holdings),
-            indices=_trie({pool: index_of(members) for pool, members in loads.items()}),
-            used=_trie(own),
-            tree_used=_summed(queues, own),
-            holders=_trie({at: sorted_map(jobs) for at, jobs in holders.items()}),
-            waiting=_trie({queue: _waitlist(lanes) for queue, lanes in turns.items()}),
-        )
+        return _build(rows)
 
     def evolve(self, changes: Iterable[Change]) -> Snapshot:
         """Return the snapshot after `changes`, in their order; this one stays as it is."""
@@ -188,41 +143,159 @@ class Snapshot:
         return draft.finish()
 
     def rows(self) -> Rows:
-        """Return the rows, each kind by id."""
+        """Return the rows, each kind by id, and what was learned."""
+        gone: Counter[Account] = Counter(dict(self.spent.items()))
+        for job in self.jobs.values():
+            for queue, pool, value in spent(job, self.since):
+                gone[queue, pool] -= value
         return Rows(
             pools=tuple(pool for _, pool in sorted(self.pools.items())),
             nodes=tuple(node for _, node in sorted(self.nodes.items())),
             queues=tuple(queue for _, queue in sorted(self.queues.items())),
             jobs=tuple(job for _, job in sorted(self.jobs.items())),
             runners=tuple(runner for _, runner in sorted(self.runners.items())),
+            since=self.since,
+            spent=tuple((*account, value) for account, value in sorted(gone.items()) if value),
+            runs=tuple((kind, times.runs) for kind, times in sorted(self.runs.items())),
         )
 
-    def index(self, pool: PoolName) -> PoolIndex:
-        """Return the nodes of `pool`; an empty index if it has none."""
-        return self.indices.get(pool, NO_NODES)
+    def fleet(self, pool: PoolName) -> Fleet:
+        """Return the nodes of `pool`; an empty fleet if it has none."""
+        return self.fleets.get(pool, _NO_NODES)
 
-    def waitlist(self, queue: QueueName) -> Waitlist:
-        """Return who waits for slots in `queue`."""
-        return self.waiting.get(queue, _NOBODY)
+    def typical(self) -> Typical:
+        """Return the shapes that the workload asks for most."""
+        return Typical.of(dict(self.shapes.items()))
+
+    def times(self, job: Job) -> RunTimes:
+        """Return what is known of how long jobs like this run."""
+        return self.runs.get(kind_of(job), UNKNOWN)
+
+    def remaining_ms(self, job: Job) -> int | None:
+        """Return how long its next attempt, or the present one in all, is expected to run; None = unknown."""
+        return remaining_ms(job, self.times(job))
+
+    def lines(self, queue: QueueName) -> tuple[tuple[str, Waitlist], ...]:
+        """Return who waits in the queue, by policy."""
+        return tuple((line[1], waitlist) for line, waitlist in sorted(self.waiting.items()) if line[0] == queue)
+
+    def waitlist(self, line: Line) -> Waitlist:
+        """Return who waits in a line."""
+        return self.waiting.get(line, NOBODY)
 
     def chain(self, queue: QueueName) -> tuple[Queue, ...]:
         """Return the queue and those above it, up to the root; empty if there is no such queue."""
-        return _chain(self.queues, queue)
+        chain: dict[QueueName, Queue] = {}
+        row = self.queues.get(queue)
+        while row is not None and row.name not in chain:  # a circle of parents ends where it began
+            chain[row.name] = row
+            row = self.queues.get(row.parent) if row.parent is not None else None
+        return tuple(chain.values())
 
 
-def turn_of(job: Job) -> Turn:
-    """Return the job's place in the order of its queue; a job that is queued again keeps it."""
-    return (-job.spec.priority.rank, job.submitted_at, job.id)
+def ending_of(job: Job, times: RunTimes) -> _Ending | None:
+    """Return where and when the live attempt is expected to end; None = there is none, or nobody knows."""
+    live = job.live_attempt
+    if live is None:
+        return None
+    if live.stop is not None:
+        return live.allocation.pool, live.stop.at + job.spec.grace_s * SECOND
+    left = remaining_ms(job, times)
+    if left is None:
+        return None
+    begin = live.running_at if live.running_at is not None else live.admitted_at
+    return live.allocation.pool, begin + left
 
 
-def lane_of(spec: JobSpec, tenant: TenantId) -> Lane:
-    """Return the lane that a job of `tenant` waits in."""
-    asked = spec.resources
-    return Lane(spec.pool or "", asked.cpu_milli > 0, asked.memory_bytes > 0, asked.gpu_milli > 0, tenant)
+def _build(rows: Rows) -> Snapshot:
+    jobs = {job.id: job for job in rows.jobs if _matters(job)}
+    pools, queues = Trie({pool.name: pool for pool in rows.pools}), Trie({queue.name: queue for queue in rows.queues})
+    nodes = {node.id: node for node in rows.nodes}
+    since = rows.since if rows.since is not None else _since(rows.jobs)
+    runs = _runs(rows)
+    routes = Routes(pools)
+    held: dict[NodeId, Holding | None] = {}
+    used: Counter[Account] = Counter()
+    accounts: Counter[Account] = Counter()
+    holders: dict[Account, list[tuple[JobId, int]]] = {}
+    places: dict[JobId, Place] = {}
+    endings: dict[JobId, _Ending] = {}
+    claims: dict[JobId, list[JobId]] = {}
+    members: dict[Kind, dict[JobId, None]] = {}
+    shapes: Counter[Shape] = Counter()
+    for queue, pool, value in rows.spent:
+        accounts[queue, pool] += value
+    for job in rows.jobs:
+        if job.attempts:
+            for queue, pool, value in spent(job, since):
+                accounts[queue, pool] += value
+    for job in jobs.values():
+        kind = kind_of(job)
+        times = runs.get(kind, UNKNOWN)
+        members.setdefault(kind, {})[job.id] = None
+        shapes[shape_of(job.spec)] += job.spec.replicas
+        if (place := _place_of(job, times, routes)) is not None:
+            places[job.id] = place
+        if not job.attempts:
+            continue
+        if (kept := _kept(job)) is not None:
+            for placement in kept.placements:
+                held[placement.node] = hold(held.get(placement.node), placement, 1)
+            used[job.spec.queue, kept.pool] += kept.slots_milli
+            holders.setdefault((job.spec.queue, kept.pool), []).append((job.id, kept.slots_milli))
+        if (ending := ending_of(job, times)) is not None:
+            endings[job.id] = ending
+        if (preemptor := _preempted_for(job)) is not None:
+            claims.setdefault(preemptor, []).append(job.id)
+    holdings = {id: holding for id, holding in held.items() if holding is not None}
+    loads: dict[PoolName, list[NodeLoad]] = {}
+    for node in nodes.values():
+        loads.setdefault(node.pool, []).append(load_of(node, holdings.get(node.id)))
+    waiting: dict[Line, list[Place]] = {}
+    for place in places.values():
+        waiting.setdefault(place.line, []).append(place)
+    ends: dict[PoolName, list[tuple[tuple[Instant, JobId], None]]] = {}
+    for id, (pool, end) in endings.items():
+        ends.setdefault(pool, []).append(((end, id), None))
+    own = {account: slots for account, slots in used.items() if slots}
+    trees = Trees(queues)
+    return Snapshot(
+        pools=pools,
+        nodes=Trie(nodes),
+        queues=queues,
+        jobs=Trie(jobs),
+        runners=Trie({runner.id: runner for runner in rows.runners}),
+        holdings=Trie(holdings),
+        fleets=Trie({pool: Fleet.build(members_) for pool, members_ in loads.items()}),
+        trees=trees,
+        routes=routes,
+        used=Trie(own),
+        tree_used=_summed(trees, own),
+        holders=Trie({account: sorted_map(jobs_) for account, jobs_ in holders.items()}),
+        waiting=Trie({line: Waitlist.of(places_) for line, places_ in waiting.items()}),
+        places=Trie(places),
+        endings=Trie(endings),
+        ends=Trie({pool: sorted_map(entries) for pool, entries in ends.items()}),
+        claims=Trie({preemptor: tuple(sorted(victims)) for preemptor, victims in claims.items()}),
+        shapes=Trie({shape: count for shape, count in shapes.items() if count}),
+        runs=runs,
+        members=Trie({kind: Trie(ids) for kind, ids in members.items()}),
+        since=since,
+        spent=Trie({account: value for account, value in accounts.items() if value}),
+    )
+
+
+def _place_of(job: Job, times: RunTimes, routes: Routes) -> Place | None:
+    """Return where the job waits; None if it is no candidate."""
+    if not waits(job):
+        return None
+    lane = lane_of(job.spec, job.tenant, remaining_ms(job, times))
+    policy = policy_of(routes[lane])
+    return Place((job.spec.queue, policy), lane, turn_of(job, policy, times))
 
 
 class _Draft:
-    """A snapshot under change. Nodes and the quota tree are settled once, in `finish`."""
+    """A snapshot under change. Nodes, trees, and who must be lined up again are settled once, in `finish`."""
 
     def __init__(self, base: Snapshot) -> None:
         self._base = base
@@ -232,32 +305,56 @@ class _Draft:
         self._jobs = base.jobs
         self._runners = base.runners
         self._holdings = base.holdings
+        self._trees = base.trees
         self._used = base.used
         self._tree_used = base.tree_used
         self._holders = base.holders
         self._waiting = base.waiting
+        self._places = base.places
+        self._endings = base.endings
+        self._ends = base.ends
+        self._claims = base.claims
+        self._shapes = base.shapes
+        self._runs = base.runs
+        self._members = base.members
+        self._spent = base.spent
+        self._routes = base.routes
         self._touched: set[NodeId] = set()
+        self._taught: set[Kind] = set()
         self._tree_changed = False
+        self._pools_changed = False
+        self._offers_changed = False
 
     def apply(self, change: Change) -> None:
         match change:
             case PoolChanged(name, pool):
+                old = self._pools.get(name)
                 self._pools = _put(self._pools, name, pool)
+                self._pools_changed |= old != pool
+                self._offers_changed |= old is None or pool is None or _offer(old) != _offer(pool)
             case RunnerChanged(id, runner):
                 self._runners = _put(self._runners, id, runner)
             case NodeChanged(id, node):
                 self._nodes = _put(self._nodes, id, node)
                 self._touched.add(id)
             case QueueChanged(name, queue):
-                old = self._queues.get(name)
                 self._queues = _put(self._queues, name, queue)
-                self._tree_changed |= old is None or queue is None or old.parent != queue.parent
+                self._tree_changed = True
             case JobChanged(id, job):
                 self._change_job(id, job)
             case _:
                 assert_never(change)
 
     def finish(self) -> Snapshot:
+        if self._pools_changed:
+            self._routes = Routes(self._pools)
+        if self._offers_changed:
+            self._line_up(sorted(self._places))
+        for kind in sorted(self._taught):
+            self._line_up(sorted(self._members.get(kind, ())))
+        if self._tree_changed:
+            self._trees = Trees(self._queues)
+            self._tree_used = _summed(self._trees, self._used)
         return Snapshot(
             pools=self._pools,
             nodes=self._nodes,
@@ -265,27 +362,89 @@ class _Draft:
             jobs=self._jobs,
             runners=self._runners,
             holdings=self._holdings,
-            indices=self._settled_indices(),
+            fleets=self._settled_fleets(),
+            trees=self._trees,
+            routes=self._routes,
             used=self._used,
-            tree_used=_summed(self._queues, self._used) if self._tree_changed else self._tree_used,
+            tree_used=self._tree_used,
             holders=self._holders,
             waiting=self._waiting,
+            places=self._places,
+            endings=self._endings,
+            ends=self._ends,
+            claims=self._claims,
+            shapes=self._shapes,
+            runs=self._runs,
+            members=self._members,
+            since=self._base.since,
+            spent=self._spent,
         )
 
     def _change_job(self, id: JobId, job: Job | None) -> None:
         old = self._jobs.get(id)
         new = job if job is not None and _matters(job) else None
         self._jobs = _put(self._jobs, id, new)
+        self._enrol(old, new)
+        if job is not None and new is None:
+            self._learn(job)
+        if _attempts(old) is not _attempts(job) or job is None:
+            self._change_attempts(old, job, new)
+        self._put_place(id, None if new is None else _place_of(new, self._times(new), self._routes))
+        self._put_ending(id, None if new is None else ending_of(new, self._times(new)))
+
+    def _change_attempts(self, old: Job | None, job: Job | None, new: Job | None) -> None:
         before = None if old is None else (old.spec.queue, _kept(old))
         after = None if new is None else (new.spec.queue, _kept(new))
-        if before != after:
-            self._count(id, before, -1)
-            self._count(id, after, 1)
-        was = None if old is None else _place_in_line(old)
-        now = None if new is None else _place_in_line(new)
-        if was != now:
-            self._line_up(id, was, joins=False)
-            self._line_up(id, now, joins=True)
+        if before != after and old is not None:
+            self._count(old.id, before, -1)
+        if before != after and new is not None:
+            self._count(new.id, after, 1)
+        claimed = None if old is None else _preempted_for(old)
+        claims = None if new is None else _preempted_for(new)
+        if claimed != claims:
+            self._claim(old, claimed, joins=False)
+            self._claim(new, claims, joins=True)
+        if old is not None:
+            for queue, pool, value in spent(old, self._base.since):
+                self._spent = _added(self._spent, (queue, pool), -value)
+        last = job if job is not None else _without_live(old)
+        if last is not None and (old is not None or new is not None):  # an end that is told again is not counted again
+            for queue, pool, value in spent(last, self._base.since):
+                self._spent = _added(self._spent, (queue, pool), value)
+
+    def _enrol(self, old: Job | None, new: Job | None) -> None:
+        """Count the job among those of its kind and shape."""
+        if old is not None and new is not None and old.spec is new.spec:
+            return
+        for job, sign in ((old, -1), (new, 1)):
+            if job is None:
+                continue
+            kind, shape = kind_of(job), shape_of(job.spec)
+            ids: Trie[JobId, None] = self._members.get(kind, Trie())
+            ids = ids.insert(job.id, None) if sign > 0 else ids.discard(job.id)
+            self._members = _put(self._members, kind, ids if len(ids) else None)
+            self._shapes = _added(self._shapes, shape, sign * job.spec.replicas)
+
+    def _learn(self, ended: Job) -> None:
+        run = run_of(ended)
+        if run is None:
+            return
+        kind = kind_of(ended)
+        known = self._runs.get(kind, UNKNOWN)
+        times = known.with_run(run)
+        self._runs = self._runs.insert(kind, times)
+        if (times.typical_ms, times.stretch_milli) != (known.typical_ms, known.stretch_milli):
+            self._taught.add(kind)
+
+    def _times(self, job: Job) -> RunTimes:
+        return self._runs.get(kind_of(job), UNKNOWN)
+
+    def _line_up(self, ids: Iterable[JobId]) -> None:
+        """Find again where jobs wait and when they end: pools, or what is known of run times, changed."""
+        for id in ids:
+            job = self._jobs[id]
+            self._put_place(id, _place_of(job, self._times(job), self._routes))
+            self._put_ending(id, ending_of(job, self._times(job)))
 
     def _count(self, id: JobId, keeps: tuple[QueueName, Allocation | None] | None, sign: int) -> None:
         if keeps is None or keeps[1] is None:
@@ -295,49 +454,61 @@ class _Draft:
             holding = hold(self._holdings.get(placement.node), placement, sign)
             self._holdings = _put(self._holdings, placement.node, holding)
             self._touched.add(placement.node)
-        at = (queue, kept.pool)
-        self._used = _added(self._used, at, sign * kept.slots_milli)
-        for name in _line(self._queues, queue):
-            self._tree_used = _added(self._tree_used, (name, kept.pool), sign * kept.slots_milli)
-        jobs: SortedMap[JobId, int] = self._holders.get(at, SortedMap())
+        pool, account = kept.pool, (queue, kept.pool)
+        self._used = _added(self._used, account, sign * kept.slots_milli)
+        if not self._tree_changed:
+            used = self._tree_used
+            for name, amount in bubble(
+                self._trees[pool], queue, sign * kept.slots_milli, lambda name: used.get((name, pool), 0)
+            ):
+                self._tree_used = _added(self._tree_used, (name, pool), amount)
+        jobs: SortedMap[JobId, int] = self._holders.get(account, SortedMap())
         jobs = jobs.insert(id, kept.slots_milli) if sign > 0 else jobs.discard(id)
-        self._holders = _put(self._holders, at, jobs or None)
+        self._holders = _put(self._holders, account, jobs or None)
 
-    def _line_up(self, id: JobId, place: tuple[QueueName, Lane, Turn] | None, *, joins: bool) -> None:
-        if place is None:
+    def _claim(self, job: Job | None, preemptor: JobId | None, *, joins: bool) -> None:
+        if job is None or preemptor is None:
             return
-        queue, lane, turn = place
-        waitlist = self._waiting.get(queue, _NOBODY)
-        order: SortedMap[Turn, JobId] = waitlist.lanes.get(lane, SortedMap())
-        order = order.insert(turn, id) if joins else order.discard(turn)
-        lanes = {**waitlist.lanes, lane: order}
-        if not order:
-            del lanes[lane]
-        changed = Waitlist(lanes, waitlist.length + (1 if joins else -1))
-        self._waiting = _put(self._waiting, queue, changed if lanes else None)
+        victims = set(self._claims.get(preemptor, ()))
+        victims = victims | {job.id} if joins else victims - {job.id}
+        self._claims = _put(self._claims, preemptor, tuple(sorted(victims)) or None)
 
-    def _settled_indices(self) -> Trie[PoolName, PoolIndex]:
-        indices = self._base.indices
-        moved: dict[PoolName, list[tuple[NodeId, NodeLoad | None, NodeLoad | None]]] = {}
+    def _put_place(self, id: JobId, now: Place | None) -> None:
+        was = self._places.get(id)
+        if was == now:
+            return
+        if was is not None:
+            waitlist = self._waiting[was.line].left(was)
+            self._waiting = _put(self._waiting, was.line, waitlist if len(waitlist) else None)
+        if now is not None:
+            self._waiting = self._waiting.insert(now.line, self._waiting.get(now.line, NOBODY).joined(now))
+        self._places = _put(self._places, id, now)
+
+    def _put_ending(self, id: JobId, now: _Ending | None) -> None:
+        was = self._endings.get(id)
+        if was == now:
+            return
+        if was is not None:
+            order = self._ends[was[0]].discard((was[1], id))
+            self._ends = _put(self._ends, was[0], order or None)
+        if now is not None:
+            order = self._ends.get(now[0], SortedMap[tuple[Instant, JobId], None]())
+            self._ends = self._ends.insert(now[0], order.insert((now[1], id), None))
+        self._endings = _put(self._endings, id, now)
+
+    def _settled_fleets(self) -> Trie[PoolName, Fleet]:
+        fleets = self._base.fleets
+        moved: dict[PoolName, dict[NodeId, NodeLoad | None]] = {}
         for id in sorted(self._touched):
             old, new = self._base.nodes.get(id), self._nodes.get(id)
-            before = None if old is None else load_of(old, self._base.holdings.get(id))
-            after = None if new is None else load_of(new, self._holdings.get(id))
-            if old is not None and new is not None and old.pool == new.pool:
-                moved.setdefault(old.pool, []).append((id, before, after))
-                continue
-            if old is not None:
-                moved.setdefault(old.pool, []).append((id, before, None))
+            if old is not None and (new is None or new.pool != old.pool):
+                moved.setdefault(old.pool, {})[id] = None
             if new is not None:
-                moved.setdefault(new.pool, []).append((id, None, after))
+                moved.setdefault(new.pool, {})[id] = load_of(new, self._holdings.get(id))
         for pool, loads in moved.items():
-            index = reindexed(indices.get(pool, NO_NODES), loads)
-            indices = _put(indices, pool, index if index.loads else None)
-        return indices
-
-
-def _trie(items: Mapping[K, V]) -> Trie[K, V]:
-    return Trie(items)
+            fleet = fleets.get(pool, _NO_NODES).evolve(loads)
+            fleets = _put(fleets, pool, fleet if fleet.nodes else None)
+        return fleets
 
 
 def _put(trie: Trie[K, V], key: K, value: V | None) -> Trie[K, V]:
@@ -347,12 +518,23 @@ def _put(trie: Trie[K, V], key: K, value: V | None) -> Trie[K, V]:
 
 def _added(trie: Trie[K, int], key: K, amount: int) -> Trie[K, int]:
     """Add to a number; zero is not kept."""
-    return _put(trie, key, trie.get(key, 0) + amount or None)
+    return _put(trie, key, trie.get(key, 0) + amount or None) if amount else trie
 
 
 def _matters(job: Job) -> bool:
     """An ended job does not, unless an attempt of it is not proven dead: its slots must not be given twice."""
     return not job.is_terminal or job.live_attempt is not None
+
+
+def _attempts(job: Job | None) -> tuple[Attempt, ...] | None:
+    return None if job is None else job.attempts
+
+
+def _without_live(job: Job | None) -> Job | None:
+    """A job whose row was deleted: what has ended was used, what was live is forgotten."""
+    if job is None or job.live_attempt is None:
+        return job
+    return replace(job, attempts=job.attempts[:-1])
 
 
 def _kept(job: Job) -> Allocation | None:
@@ -361,37 +543,34 @@ def _kept(job: Job) -> Allocation | None:
     return None if live is None else live.allocation
 
 
-def _place_in_line(job: Job) -> tuple[QueueName, Lane, Turn] | None:
-    """Return where the job waits; None if it is no candidate. A live attempt rules the next one out (rule 4)."""
-    if job.state is not JobState.QUEUED or job.live_attempt is not None:
-        return None
-    return job.spec.queue, lane_of(job.spec, job.tenant), turn_of(job)
+def _preempted_for(job: Job) -> JobId | None:
+    """Return the job that its last attempt was stopped for, whether or not it has ended yet."""
+    stop = job.attempts[-1].stop if job.attempts else None
+    return JobId(stop.by) if stop is not None and stop.reason is EndReason.PREEMPTED else None
 
 
-def _waitlist(lanes: dict[Lane, list[tuple[Turn, JobId]]]) -> Waitlist:
-    return Waitlist({lane: sorted_map(jobs) for lane, jobs in lanes.items()}, sum(map(len, lanes.values())))
+def _offer(pool: Pool) -> tuple[object, ...]:
+    """What of a pool decides who may use it, and in what order."""
+    return pool.policy, pool.flavor, pool.isolation, pool.tenant
 
 
-def _chain(queues: Mapping[QueueName, Queue], name: QueueName) -> tuple[Queue, ...]:
-    chain: dict[QueueName, Queue] = {}
-    queue = queues.get(name)
-    while queue is not None and queue.name not in chain:  # a circle of parents ends where it began
-        chain[queue.name] = queue
-        queue = queues.get(queue.parent) if queue.parent is not None else None
-    return tuple(chain.values())
+def _since(jobs: Iterable[Job]) -> Instant:
+    first = min((attempt.admitted_at for job in jobs for attempt in job.attempts), default=0)
+    return max(0, first - first % _GRID)
 
 
-def _line(queues: Mapping[QueueName, Queue], name: QueueName) -> tuple[QueueName, ...]:
-    """Return the names that usage of `name` counts for; of a queue that is gone, its own."""
-    return tuple(queue.name for queue in _chain(queues, name)) or (name,)
+def _runs(rows: Rows) -> Trie[Kind, RunTimes]:
+    runs: dict[Kind, set[Run]] = {kind: set(known) for kind, known in rows.runs}
+    for job in rows.jobs:
+        if not _matters(job) and (run := run_of(job)) is not None:
+            runs.setdefault(kind_of(job), set()).add(run)
+    return Trie({kind: learned(tuple(sorted(known)[-KEPT_RUNS:])) for kind, known in runs.items()})
 
 
-def _summed(
-    queues: Mapping[QueueName, Queue], used: Mapping[tuple[QueueName, PoolName], int]
-) -> Trie[tuple[QueueName, PoolName], int]:
-    """Sum the usage of every queue up its line."""
-    sums: dict[tuple[QueueName, PoolName], int] = {}
-    for (name, pool), slots in used.items():
-        for above in _line(queues, name):
-            sums[above, pool] = sums.get((above, pool), 0) + slots
-    return _trie(sums)
+def _summed(trees: Trees, used: Mapping[Account, int]) -> Trie[Account, int]:
+    """Sum the usage of every queue up its tree."""
+    sums: dict[Account, int] = {}
+    for (queue, pool), slots in sorted(used.items()):
+        for name, amount in bubble(trees[pool], queue, slots, lambda name: sums.get((name, pool), 0)):  # noqa: B023  # used up within the loop
+            sums[name, pool] = sums.get((name, pool), 0) + amount
+    return Trie({account: slots for account, slots in sums.items() if slots})

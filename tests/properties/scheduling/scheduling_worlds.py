@@ -9,18 +9,22 @@ from typing import TypeVar
 from hypothesis import strategies as st
 
 from factory.domain.ids import AttemptId, JobId
-from factory.domain.jobs import Attempt, AttemptState, Job, JobSpec, JobState, PriorityClass
+from factory.domain.jobs import (
+    Attempt,
+    AttemptState,
+    EndReason,
+    Job,
+    JobSpec,
+    JobState,
+    PriorityClass,
+    Stop,
+    Topology,
+)
 from factory.domain.pools import Node, NodeState, Pool
 from factory.domain.tenancy import Queue, Quota
-from factory.scheduling.planning import Admit, Plan
-from factory.scheduling.snapshot import (
-    Change,
-    JobChanged,
-    NodeChanged,
-    PoolChanged,
-    QueueChanged,
-    Rows,
-)
+from factory.scheduling.changes import Change, JobChanged, NodeChanged, PoolChanged, QueueChanged, Rows
+from factory.scheduling.planning import Admit, Plan, Preempt
+from factory.scheduling.policies.registry import POLICIES
 from factory.testing.builders import job, node, pool, queue, runner, spec
 
 T = TypeVar("T")
@@ -30,15 +34,23 @@ POOLS = (
     pool("gpu", cpu=4, memory_gib=16, gpu=1),
     pool("private", cpu=2, memory_gib=4, tenant="water"),
 )
-QUEUES = ("city", "mobility", "water")
+QUEUES = ("city", "mobility", "water", "bikes")
 LIVE = (AttemptState.DESIRED, AttemptState.RUNNING, AttemptState.STOPPING, AttemptState.UNKNOWN)
-NOW = 1000
+NOW = 10_000_000
+LONG_AGO = NOW - 3_600_000  # attempts that began then may be preempted
+
+
+@st.composite
+def pools(draw: st.DrawFn) -> list[Pool]:
+    """Some of the pools, each with a policy of its own."""
+    chosen = draw(st.lists(st.sampled_from(POOLS), unique=True, min_size=1))
+    return [replace(row, policy=draw(st.sampled_from(("fair", "fair", *POLICIES)))) for row in chosen]
 
 
 @st.composite
 def nodes(draw: st.DrawFn, id: str) -> Node:
     where = draw(st.sampled_from(POOLS)).name
-    return node(
+    row = node(
         id,
         pool=where,
         cpu=draw(st.sampled_from((1, 2, 4, 7.5))),
@@ -46,6 +58,7 @@ def nodes(draw: st.DrawFn, id: str) -> Node:
         gpus=draw(st.integers(0, 3)) if where == "gpu" else 0,
         state=draw(st.sampled_from((NodeState.READY,) * 6 + (NodeState.DRAINING, NodeState.LOST))),
     )
+    return replace(row, zone=draw(st.sampled_from(("", "east"))), gpu_model=draw(st.sampled_from(("", "h100"))))
 
 
 @st.composite
@@ -59,21 +72,36 @@ def queues(draw: st.DrawFn, name: str) -> Queue:
     return replace(
         row,
         quotas=tuple(
-            Quota(p.name, draw(st.integers(0, 8)) * 500, draw(st.sampled_from((0, 500, 2000, None)))) for p in limited
+            Quota(
+                p.name,
+                draw(st.integers(0, 8)) * 500,
+                draw(st.sampled_from((0, 500, 2000, None))),
+                draw(st.sampled_from((None, None, 0, 500))),
+            )
+            for p in limited
         ),
     )
 
 
 @st.composite
 def specs(draw: st.DrawFn) -> JobSpec:
-    return spec(
+    replicas = draw(st.sampled_from((0, 1, 1, 1, 2, 3, 5)))
+    row = spec(
         cpu=draw(st.sampled_from((0, 0.5, 1, 2))),
         memory_gib=draw(st.sampled_from((0, 0, 1, 6))),
         gpu=draw(st.sampled_from((0, 0, 0, 0.3, 0.5, 1, 1.5, 2))),
-        replicas=draw(st.sampled_from((0, 1, 1, 1, 2, 3, 5))),
+        replicas=replicas,
         queue=draw(st.sampled_from(QUEUES)),
         pool=draw(st.sampled_from((None, None, "cpu", "gpu", "private", "nowhere"))),
         priority=draw(st.sampled_from(PriorityClass)),
+    )
+    return replace(
+        row,
+        min_replicas=draw(st.sampled_from((None, None, None, 1, 2))),
+        flavors=draw(st.sampled_from(((), (), (), ("gpu", "cpu"), ("tpu",)))),
+        gpu_models=draw(st.sampled_from(((), (), (), ("h100",)))),
+        topology=draw(st.sampled_from((Topology.ANY, Topology.ANY, *Topology))),
+        estimate_s=draw(st.sampled_from((None, None, 60, 4000, 9000))),
     )
 
 
@@ -91,11 +119,12 @@ def queued(draw: st.DrawFn, id: str) -> Job:
 def worlds(draw: st.DrawFn) -> Rows:
     """A factory in which nothing runs yet."""
     return Rows(
-        pools=tuple(draw(st.lists(st.sampled_from(POOLS), unique=True, min_size=1))),
+        pools=tuple(draw(pools())),
         nodes=tuple(draw(nodes(f"n{i}")) for i in range(draw(st.integers(0, 5)))),
-        queues=tuple(draw(queues(name)) for name in QUEUES[: draw(st.integers(1, 3))]),
+        queues=tuple(draw(queues(name)) for name in QUEUES[: draw(st.integers(1, 4))]),
         jobs=tuple(draw(queued(f"job-{i:02}")) for i in range(draw(st.integers(0, 12)))),
         runners=(runner(),),
+        since=0,
     )
 
 
@@ -103,14 +132,16 @@ def worlds(draw: st.DrawFn) -> Rows:
 def changes(draw: st.DrawFn, rows: Rows) -> list[Change]:
     """What may happen at once: rows come, change and go."""
     found: list[Change] = []
+    known = {row.id: row for row in rows.jobs}
     for _ in range(draw(st.integers(0, 6))):
         match draw(st.sampled_from(("queued", "ended", "unknown", "node", "queue", "pool", "requeued", "gone"))):
             case "queued":
                 id = f"job-{draw(st.integers(0, 20)):02}"
-                if all(row.id != id or row.live_attempt is None for row in rows.jobs):
+                if id not in known or not known[JobId(id)].attempts:
                     found.append(JobChanged(JobId(id), draw(queued(id))))
             case "ended" | "unknown" | "requeued" | "gone" as what if rows.jobs:
-                found.append(_moved(draw(st.sampled_from(rows.jobs)), what))
+                if (change := _moved(draw(st.sampled_from(rows.jobs)), what)) is not None:
+                    found.append(change)
             case "node":
                 id = f"n{draw(st.integers(0, 6))}"
                 row = draw(st.none() | nodes(id))
@@ -119,23 +150,28 @@ def changes(draw: st.DrawFn, rows: Rows) -> list[Change]:
                 name = draw(st.sampled_from(QUEUES))
                 found.append(QueueChanged(queue(name).name, draw(st.none() | queues(name))))
             case "pool":
-                row = draw(st.sampled_from(POOLS))
+                row = draw(pools())[0]
                 found.append(PoolChanged(row.name, draw(st.sampled_from((row, None)))))
             case _:
                 pass
     return found
 
 
-def _moved(row: Job, what: str) -> Change:
+def _moved(row: Job, what: str) -> Change | None:
     live = row.live_attempt
-    if what == "gone":
-        return JobChanged(row.id, None)
+    if row.is_terminal:
+        return None
+    if what == "gone":  # only rows that have ended for long are ever removed, or such as never ran
+        return None if row.attempts else JobChanged(row.id, None)
     if what == "unknown" and live is not None:
         silent = replace(live, state=AttemptState.UNKNOWN)
         return JobChanged(row.id, replace(row, attempts=(*row.attempts[:-1], silent)))
-    attempts = () if live is None else (*row.attempts[:-1], replace(live, state=AttemptState.ENDED))
-    state = JobState.QUEUED if what == "requeued" else JobState.SUCCEEDED
-    return JobChanged(row.id, replace(row, state=state, attempts=attempts))
+    attempts = row.attempts
+    if live is not None:
+        attempts = (*row.attempts[:-1], replace(live, state=AttemptState.ENDED, ended_at=NOW))
+    if what == "requeued" or not attempts:
+        return JobChanged(row.id, replace(row, state=JobState.QUEUED, attempts=attempts))
+    return JobChanged(row.id, replace(row, state=JobState.SUCCEEDED, attempts=attempts, ended_at=NOW))
 
 
 @dataclass(frozen=True)
@@ -146,18 +182,27 @@ class Applied:
     changes: tuple[Change, ...]
 
 
-def admitted(rows: Rows, made: Plan, state: AttemptState = AttemptState.RUNNING) -> Applied:
-    """Give every admitted job an attempt with its allocation."""
+def admitted(rows: Rows, made: Plan, state: AttemptState = AttemptState.RUNNING, at: int = LONG_AGO) -> Applied:
+    """Give every admitted job an attempt with its allocation, and tell every victim to stop."""
     jobs = {row.id: row for row in rows.jobs}
     found: list[Change] = []
     for decision in made.decisions:
-        assert isinstance(decision, Admit)
         row = jobs[decision.job_id]
-        ordinal = len(row.attempts) + 1
-        attempt = Attempt(
-            AttemptId(f"{row.id}.{ordinal}"), ordinal, state, decision.runner, decision.allocation, admitted_at=NOW
-        )
-        jobs[row.id] = replace(row, state=JobState.RUNNING, attempts=(*row.attempts, attempt))
+        match decision:
+            case Admit():
+                ordinal = len(row.attempts) + 1
+                attempt = Attempt(
+                    AttemptId(f"{row.id}.{ordinal}"), ordinal, state, decision.runner, decision.allocation, at
+                )
+                if state is not AttemptState.DESIRED:
+                    attempt = replace(attempt, running_at=at)
+                jobs[row.id] = replace(row, state=JobState.RUNNING, attempts=(*row.attempts, attempt))
+            case Preempt():
+                live = row.live_attempt
+                assert live is not None
+                stop = Stop(EndReason.PREEMPTED, NOW, decision.for_job)
+                stopped = replace(live, state=AttemptState.STOPPING, stop=stop)
+                jobs[row.id] = replace(row, state=JobState.PREEMPTING, attempts=(*row.attempts[:-1], stopped))
         found.append(JobChanged(row.id, jobs[row.id]))
     return Applied(replace(rows, jobs=tuple(jobs.values())), tuple(found))
 
@@ -180,8 +225,12 @@ def after(rows: Rows, happened: Sequence[Change]) -> Rows:
                 _set(jobs, key, value)
             case _:
                 raise AssertionError(change)
-    return Rows(
-        tuple(pools.values()), tuple(members.values()), tuple(lines.values()), tuple(jobs.values()), rows.runners
+    return replace(
+        rows,
+        pools=tuple(pools.values()),
+        nodes=tuple(members.values()),
+        queues=tuple(lines.values()),
+        jobs=tuple(jobs.values()),
     )
 
 

@@ -38,12 +38,12 @@ def test_a_gang_without_room_is_told_what_is_free_and_who_holds_the_rest() -> No
     )  # fmt: skip
     assert why(found).reason is WaitReason.GANG_DOES_NOT_FIT
     assert why(found).message == (
-        "needs 3 slots (3 x 1 cpu) in pool 'cpu'; 2 of 6 free, 1 held by job-r, 3 held by other queues; "
+        "needs 3 slots (3 x 1 cpu) in pool 'cpu'; 2 of 6 free, 1 held by job-r, 3 held by other queues, "
         "2 of its 3 replicas would fit now"
     )
     assert dict(why(found).numbers) == {
         "pool": "cpu", "asked_milli": 3000, "free_milli": 2000, "total_milli": 6000, "held_by_queue_milli": 1000,
-        "asked_replicas": 3, "fitting_replicas": 2,
+        "asked_replicas": 3, "fitting_replicas": 2, "lent_milli": 0,
     }  # fmt: skip
 
 
@@ -86,6 +86,7 @@ def test_a_job_behind_a_blocked_gang_is_told_whose_turn_it_is() -> None:
     )  # fmt: skip
     assert why(found).reason is WaitReason.HELD_BY_RESERVATION
     assert dict(why(found).numbers) == {"pool": "cpu", "job": "job-gang", "asked_replicas": 4}
+    assert found.helps == ("an estimate of its run time, so that it may be filled in before what is reserved",)
     assert found.expected_start is None
 
 
@@ -97,15 +98,29 @@ def test_a_job_behind_a_blocked_gang_for_another_pool_is_not_held() -> None:
     assert why(found).reason is WaitReason.PENDING_EVALUATION
 
 
-def test_what_stands_in_its_own_way_is_told_before_what_is_held() -> None:
-    found = told(
-        "job-b", CPU, queue("mobility", quota={"cpu": 4}), node("n1", cpu=9), busy("job-r", 3),
-        job("job-a", replicas=4), job("job-b", replicas=2, submitted_at=1),
-    )  # fmt: skip
+def test_a_job_over_quota_is_told_what_is_left_of_it() -> None:
+    found = told("job-a", CPU, queue("mobility", quota={"cpu": 4}), node("n1"), busy("job-r", 3), job(replicas=2))
     assert why(found).reason is WaitReason.WAITING_FOR_QUOTA
     assert why(found).message == (
-        "needs 2 slots (2 x 1 cpu) in pool 'cpu'; queue 'mobility' holds 3 of at most 4 slots there"
+        "needs 2 slots (2 x 1 cpu) in pool 'cpu'; 1 free under its quota: queue 'mobility' holds 3 (4 nominal)"
     )
+    assert found.helps == ("a smaller gang: the quota has room for 1 replica now (min_replicas)",)
+
+
+def test_a_job_behind_one_that_waits_for_quota_is_told_so() -> None:
+    found = told(
+        "job-b", CPU, queue("mobility", quota={"cpu": 4}), node("n1", cpu=9), busy("job-r", 3),
+        job("job-a", replicas=4), job("job-b", submitted_at=1),
+    )  # fmt: skip
+    assert why(found).reason is WaitReason.HELD_BY_RESERVATION
+    assert dict(why(found).numbers)["job"] == "job-a"
+
+
+def test_a_borrower_at_its_limit_is_told_the_limit() -> None:
+    limited = queue("mobility", quota={"cpu": 2}, borrowing=1)
+    found = told("job-a", CPU, limited, node("n1"), busy("job-r", 3), job("job-a"))
+    assert why(found).reason is WaitReason.BORROWING_LIMIT_REACHED
+    assert "queue 'mobility' holds 3 (2 nominal + 1 borrowed at most)" in why(found).message
 
 
 def test_the_first_in_line_that_fits_is_expected_now() -> None:
@@ -114,15 +129,15 @@ def test_the_first_in_line_that_fits_is_expected_now() -> None:
     assert found.expected_start == 77
 
 
-def test_one_that_fits_behind_others_that_fit_is_told_how_many_go_first() -> None:
-    found = told("job-b", CPU, queue(), node("n1"), job("job-a"), job("job-b", submitted_at=1))
-    assert why(found).message == "fits pool 'cpu' now; the next plan decides (1 job before it)"
-    assert found.expected_start is None
+def test_one_that_fits_behind_others_that_fit_is_expected_now_too() -> None:
+    found = told("job-b", CPU, queue(), node("n1"), job("job-a"), job("job-b", submitted_at=1), now=7)
+    assert why(found).message == "fits pool 'cpu' now; the next plan decides"
+    assert (found.position, found.expected_start) == (2, 7)
 
 
 def test_a_job_that_backs_off_is_told_until_when() -> None:
     found = told("job-a", CPU, queue(), node("n1"), job("job-a", not_before=5_500, retries=2), now=1_000)
-    assert why(found).message == "backs off for 5 s after 2 retries; it would fit pool 'cpu' now"
+    assert why(found).message == "backs off for 5 s after 2 retries"
     assert found.expected_start == 5_500
 
 

@@ -110,12 +110,25 @@ def test_more_than_nominal_and_borrowing_is_more_than_the_quota_ever_gives() -> 
     }  # fmt: skip
 
 
-def test_a_quota_above_binds_too() -> None:
-    lines = [queue("city", quota={"cpu": 2}), queue("mobility", parent="city", quota={"cpu": 4})]
-    found = check(spec(replicas=3), CPU, node("n1", cpu=64), *lines)
+def test_what_others_keep_for_themselves_cannot_be_borrowed() -> None:
+    lines = [
+        queue("city"),
+        queue("mobility", parent="city", quota={"cpu": 2}, borrowing=8),
+        queue("water", parent="city", quota={"cpu": 4}, lending=1),
+    ]
+    assert check(spec(replicas=3), CPU, node("n1", cpu=64), *lines) is None
+    found = check(spec(replicas=11), CPU, node("n1", cpu=64), *lines)
     assert reason(found) is WaitReason.EXCEEDS_MAX_QUOTA
     assert found is not None
-    assert dict(found.numbers)["queue"] == "city"
+    assert dict(found.numbers)["potential_milli"] == 10_000
+
+
+def test_the_nominal_of_a_queue_above_comes_on_top_of_those_below() -> None:
+    city = queue("city", quota={"cpu": 2})
+    mobility = queue("mobility", parent="city", quota={"cpu": 4}, borrowing=None)
+    assert check(spec(replicas=6), CPU, node("n1", cpu=64), city, mobility) is None
+    found = check(spec(replicas=7), CPU, node("n1", cpu=64), city, mobility)
+    assert reason(found) is WaitReason.EXCEEDS_MAX_QUOTA
 
 
 def test_borrowing_without_limit_rules_nothing_out() -> None:
