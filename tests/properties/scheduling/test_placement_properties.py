@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,9 +14,10 @@ from factory.domain.jobs import Placement, Topology
 from factory.domain.pools import NodeState
 from factory.domain.resources import Resources
 from factory.scheduling.cutting import GPU_WORTH, share_worths
+from factory.scheduling.devices import cut_cost, grant
 from factory.scheduling.fleet import UNBOUNDED, WHOLE, Fleet, Shape
 from factory.scheduling.floor import Floor
-from factory.scheduling.fragmentation import Typical
+from factory.scheduling.fragmentation import Typical, costs_of
 from tests.properties.scheduling.placement_fleets import (
     Ask,
     Left,
@@ -252,6 +254,32 @@ def test_what_a_node_is_restricted_to_is_the_most_that_it_gives(
         assert now.fits_in(most)
         assert all(d <= min(a, a * part // 3) for d, a in zip(named, devices, strict=True))
     assert floor.room(ask.shape) == rebuilt(floor, typical).room(ask.shape)
+
+
+@few
+@given(
+    loads=st.lists(
+        st.lists(st.sampled_from((1000, 1000, 840, 530, 350, 190, 0, -100)), min_size=4, max_size=4), min_size=1
+    ),
+    size=st.sampled_from((50, 160, 320, 470, 500, 650)),
+    typical=typicals(),
+    counts=st.randoms(use_true_random=False),
+)
+def test_what_a_cut_is_said_to_cost_is_what_the_named_devices_cost(
+    loads: list[list[int]], size: int, typical: Typical, counts: random.Random
+) -> None:
+    cuts = costs_of(typical, ("",), (Resources(gpu_milli=1000),)).cuts(size)
+    rows = [tuple(row) for row in loads if max(row) >= size]
+    many = [counts.randint(1, sum(max(free, 0) // size for free in row)) for row in rows]
+    said = cut_cost(np.array(rows, np.int64).reshape(-1, 4), size, np.array(many, np.int64), cuts).tolist()
+    for row, count, cost in zip(rows, many, said, strict=True):
+        left, total = list(row), 0
+        for (share,) in grant(row, size, count, cuts):
+            total += int(cuts[left[share.index]])
+            assert total <= cost
+            left[share.index] -= share.milli
+        assert total == cost
+        assert min(left) >= min(0, *row)
 
 
 demands = st.dictionaries(st.integers(1, 999), st.integers(1, 1000), max_size=8)

@@ -190,6 +190,17 @@ def test_a_cheap_cut_is_taken_on_whichever_node_has_it() -> None:
     assert where(floor.place(shape(gpu=0.3), 1)) == ["n2"]  # 0.4 is worth nothing to halves
 
 
+def test_a_cut_and_a_gain_in_balance_are_weighed_in_one_unit() -> None:
+    """On n1 the share costs half a GPU and brings CPUs worth one into use; n2's rest of 0.4 is free to cut."""
+    half = {shape(cpu=1, gpu=0.5): 1}  # two CPUs beside a GPU
+    wide = left("n1", cpu=40, gpus=(0.5,))
+    gains_more, loses = left("n2", cpu=2.5, gpus=(0.4,)), left("n2", cpu=2.5, gpus=(0.4, 0.5))
+    few, many = shape(cpu=0.5, gpu=0.25), shape(cpu=2.5, gpu=0.25)
+    assert where(floor_of(wide, gains_more, typical=half).place(many, 1)) == ["n2"]
+    assert where(floor_of(wide, loses, typical=half).place(many, 1)) == ["n1"]
+    assert where(floor_of(wide, loses, typical=half).place(few, 1)) == ["n2"]
+
+
 def test_a_job_of_few_cpus_goes_where_cpus_are_short() -> None:
     floor = floor_of(left("n1", cpu=16, gpus=(1, 1)), left("n2", cpu=6, gpus=(1, 1)), typical={shape(cpu=8, gpu=1): 1})
     assert where(floor.place(shape(cpu=2, gpu=1), 1)) == ["n2"]
@@ -245,6 +256,19 @@ def test_a_job_of_any_model_leaves_the_one_that_others_name() -> None:
     ) == ["n1"]
 
 
+def test_demand_that_names_several_models_counts_for_each_by_its_gpus() -> None:
+    """A quarter of the demand may use half of four GPUs of twelve: too much of them, were it for one model or both."""
+    loads = [
+        left("n1", gpus=(1, 1), gpu_model="a100"),
+        left("n2", gpus=(1, 1), gpu_model="h100"),
+        left("n3", gpus=(1,) * 8, gpu_model="l4"),
+    ]
+    both = ("a100", "h100")
+    for named, first in ((25, "n3"), (15, "n1")):
+        floor = floor_of(*loads, typical={shape(gpu=1): 100 - named, shape(gpu=1, models=both): named})
+        assert where(floor.place(shape(gpu=1), 1)) == [first]
+
+
 def test_a_job_that_names_models_goes_to_one_of_them() -> None:
     loads = (left(f"n{i}", gpus=(1,), gpu_model=model) for i, model in enumerate(("a100", "h100", "l4")))
     floor = floor_of(*loads)
@@ -257,6 +281,13 @@ def test_one_node_takes_the_gang_or_nobody() -> None:
     floor = floor_of(left("n1", cpu=3), left("n2", cpu=4))
     assert where(floor.place(shape(cpu=1), 4, Topology.ONE_NODE)) == ["n2"] * 4
     assert floor.place(shape(cpu=1), 5, Topology.ONE_NODE) is None
+
+
+def test_a_gang_may_span_zones_unless_it_asks_for_one() -> None:
+    floor = floor_of(left("n1", cpu=2, zone="east"), left("n2", cpu=2, zone="west"))
+    assert floor.can_fit(shape(cpu=1), 3)
+    assert where(floor.place(shape(cpu=1), 3)) == ["n1", "n1", "n2"]
+    assert not floor.can_fit(shape(cpu=1), 3, Topology.SAME_ZONE)
 
 
 def test_spread_replicas_are_each_on_a_node_of_their_own() -> None:
