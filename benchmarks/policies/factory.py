@@ -15,7 +15,17 @@ from benchmarks.policies.cluster import Execution, Verdict
 from benchmarks.policies.estimates import Estimator
 from benchmarks.policies.trace import TraceJob
 from factory.domain.ids import AttemptId, JobId, NodeId, PoolName, QueueName, RunnerId, TenantId
-from factory.domain.jobs import Attempt, AttemptState, CommandEntry, EndReason, Job, JobSpec, JobState, Outcome
+from factory.domain.jobs import (
+    Attempt,
+    AttemptState,
+    CommandEntry,
+    EndReason,
+    Job,
+    JobSpec,
+    JobState,
+    Outcome,
+    Stop,
+)
 from factory.domain.pools import Flavor, Node, Pool, Runner
 from factory.domain.resources import Resources
 from factory.domain.tenancy import Queue
@@ -53,6 +63,7 @@ class Factory:
         stopped: set[JobId] = set()
         for _ in range(_ROUNDS):
             decided = plan(self._snapshot, self._policy, now)
+            wake_at = decided.wake_at
             changes: list[Change] = []
             for decision in decided.decisions:
                 job = self._snapshot.jobs[decision.job_id]
@@ -63,7 +74,7 @@ class Factory:
                     case Preempt():
                         runs.discard(job.id)
                         stopped.add(job.id)
-                        changes.append(JobChanged(job.id, self._stopped(job, now)))
+                        changes.append(JobChanged(job.id, self._stopped(job, decision.for_job, now)))
             if not changes:
                 break
             self._snapshot = self._snapshot.evolve(changes)
@@ -72,15 +83,15 @@ class Factory:
         stop = [self._executions[id] for id in sorted(was_running - runs)]
         start = [self._executions[id] for id in sorted(runs - was_running)]
         restart = [self._executions[id] for id in sorted(stopped & runs & was_running)]
-        return Verdict(stop + restart, start + restart, self._wake_at_s(now_s, runs, None))
+        return Verdict(stop + restart, start + restart, self._wake_at_s(now_s, runs, wake_at))
 
     def _take_news(self, now: Instant, came: Sequence[Execution], ended: Sequence[Execution]) -> None:
         changes: list[Change] = []
         for execution in ended:
             id = _id(execution.job)
-            self._estimator.learn(execution)
+            self._estimator.forget(execution)
             del self._executions[id]
-            changes.append(JobChanged(id, None))
+            changes.append(JobChanged(id, _succeeded(self._snapshot.jobs[id], now)))
         for id, execution in self._executions.items():
             if execution.is_running and self._estimator.news_after_s(execution) <= _SLACK_S:
                 changes.append(JobChanged(id, self._estimated(self._snapshot.jobs[id], goes_on=True)))
@@ -92,12 +103,14 @@ class Factory:
             )
         self._snapshot = self._snapshot.evolve(changes)
 
-    def _stopped(self, job: Job, now: Instant) -> Job:
+    def _stopped(self, job: Job, preemptor: JobId, now: Instant) -> Job:
         """End the attempt and queue the job again, with what is known of it now."""
         last = replace(
             job.attempts[-1],
             state=AttemptState.ENDED,
             ended_at=now,
+            checkpointed_at=now,
+            stop=Stop(EndReason.PREEMPTED, now, by=preemptor),
             outcome=Outcome(EndReason.PREEMPTED),
             proof="report",
         )
@@ -153,6 +166,25 @@ def _queued(job: TraceJob, gpus_per_node: int, now: Instant) -> Job:
         pool=_POOL,
     )
     return Job(_id(job), _TENANT, spec, JobState.QUEUED, now, "trace", seq=1, state_since=now)
+
+
+def _succeeded(job: Job, now: Instant) -> Job:
+    last = replace(
+        job.attempts[-1],
+        state=AttemptState.ENDED,
+        ended_at=now,
+        outcome=Outcome(EndReason.COMPLETED),
+        proof="report",
+    )
+    return replace(
+        job,
+        state=JobState.SUCCEEDED,
+        state_since=now,
+        seq=job.seq + 1,
+        attempts=(*job.attempts[:-1], last),
+        ended_at=now,
+        outcome=last.outcome,
+    )
 
 
 def _started(job: Job, admit: Admit, now: Instant) -> Job:

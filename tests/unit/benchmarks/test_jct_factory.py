@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.jct import POLICIES
 from benchmarks.policies.cluster import Charge, Execution, run
-from benchmarks.policies.estimates import Blind, Declared, Learned
+from benchmarks.policies.estimates import Blind, Declared
 from benchmarks.policies.trace import TraceJob, synthetic_trace
 
 
@@ -29,34 +29,6 @@ def test_a_declared_job_that_is_stopped_still_has_a_start_to_pay() -> None:
     declared, job = Declared(), execution(run_s=1000)
     job.attained_s, job.remaining_s = 70, 940
     assert declared.remaining_s(job, goes_on=False) == 950
-
-
-def test_a_job_is_expected_to_go_on_as_the_median_of_those_alike_that_lived_as_long() -> None:
-    learned = Learned()
-    for index, ran_s in enumerate((10, 20, 100, 200, 300, 400, 500)):
-        ended = execution(index)
-        ended.attained_s = ran_s
-        learned.learn(ended)
-    job = execution(9)
-    job.attained_s = 50
-    assert learned.remaining_s(job, goes_on=True) == 250
-    assert learned.news_after_s(job) == 250
-
-
-def test_a_few_ended_jobs_tell_nothing() -> None:
-    learned = Learned()
-    for index in range(4):
-        learned.learn(execution(index))
-    assert learned.remaining_s(execution(9), goes_on=False) is None
-
-
-def test_jobs_of_the_same_size_stand_in_for_a_model_that_is_new() -> None:
-    learned = Learned()
-    for index in range(5):
-        ended = execution(index, gpus=4, model="gpt2")
-        ended.attained_s = 60
-        learned.learn(ended)
-    assert learned.remaining_s(execution(9, gpus=4, model="dqn"), goes_on=False) == 60
 
 
 def test_a_blind_policy_is_told_nothing() -> None:
