@@ -10,8 +10,8 @@ Without it a virtual clock jumps from event to event in one thread: `wall_s` the
 whole workload, `ratio` is null, and nothing of it compares with anybody's published times.
 
 Prints one JSON object on its last line. Times to admission count from the commit that accepted the job to the first
-admission, means per class. After the run every job is read back from the store: all must have succeeded, and from the
-stored attempts the most that any cohort held at once is summed up (`peak_of_quota`, 1 = all of its quota).
+admission, means per class. After the run every job is read back from the store: all must have succeeded.
+`peak_of_quota` is the most that a cohort held after any turn of the loop (1 = all of its quota).
 
 Source: Kueue's `test/performance/scheduler` generators (baseline, large-scale): cohorts of queues, each with a nominal
 quota of 20 units and a borrowing limit of 100. A cohort is a queue without quotas above its queues here, a unit one CPU
@@ -49,6 +49,7 @@ from factory.domain.time import Instant
 from factory.errors import StaleWriteError
 from factory.jobs.ports import JobFilter
 from factory.jobs.service import BATCH_LIMIT, JobService
+from factory.scheduling.snapshot import Snapshot
 from factory.schemas.jobs import BatchItem, CommandSpec, JobSpec
 from factory.schemas.runner import AttemptReport, ReportBatch
 from factory.storage.store import open_store
@@ -219,6 +220,7 @@ class Bench:
         self.runner = FakeRunner({kind.name: kind.run_ms for kind in workload.kinds})
         self.specs = {kind.name: kind for kind in workload.kinds}
         self.ended = 0
+        self.peak_milli = 0  # the most that a cohort held after a turn of the loop
         self.figures = {"ticks": 0, "tick_s": 0.0, "stale": 0, "refused": 0, "admitted": 0, "preempted": 0}
         store.transact(self._furnish)
 
@@ -236,6 +238,10 @@ class Bench:
             tx.put_queue(Queue(above, tenant))
             for number in range(self.workload.queues):
                 tx.put_queue(Queue(QueueName(f"{above}-q{number}"), tenant, parent=above, quotas=quota))
+
+    def _held(self, snapshot: Snapshot, cohort: int) -> int:
+        queues = (QueueName(f"c{cohort}-q{number}") for number in range(self.workload.queues))
+        return sum(snapshot.used.get((queue, POOL), 0) for queue in queues)
 
     def submit(self, arrivals: Sequence[Arrival]) -> None:
         """Submit jobs in their order, one batch per tenant and thousand."""
@@ -273,6 +279,8 @@ class Bench:
         for id in (*result.admitted, *result.preempted):
             if snapshot is not None and (job := snapshot.jobs.get(id)) is not None:
                 self.runner.hear(job)
+        if snapshot is not None:
+            self.peak_milli = max(self.peak_milli, *(self._held(snapshot, n) for n in range(self.workload.cohorts)))
         figures["ticks"] += 1
         figures["tick_s"] += time.perf_counter() - began
         figures["stale"] += result.stale
@@ -393,23 +401,6 @@ def stored_jobs(store: Any) -> list[Job]:
     return found
 
 
-def peak_of_quota(workload: Workload, jobs: Sequence[Job]) -> float:
-    """Return the most that a cohort held at once, over its quota, as the stored attempts tell."""
-    moves: dict[TenantId, list[tuple[Instant, int]]] = {}
-    for job in jobs:
-        for attempt in job.attempts:
-            held = attempt.allocation.slots_milli
-            at = moves.setdefault(job.tenant, [])
-            at += [(attempt.admitted_at, held), (attempt.ended_at or 0, -held)]
-    peak = 0
-    for moved in moves.values():
-        used = 0
-        for _, change in sorted(moved):  # at one millisecond the ends go first
-            used += change
-            peak = max(peak, used)
-    return peak / (workload.queues * NOMINAL * 1000)
-
-
 def measure(workload: Workload, *, durable: bool, realtime: bool) -> dict[str, Any]:
     """Run a workload to its end and return its figures. Raises: RuntimeError: a job is missing or did not succeed."""
     clock = SystemClock() if realtime else VirtualClock()
@@ -435,7 +426,7 @@ def measure(workload: Workload, *, durable: bool, realtime: bool) -> dict[str, A
         "admissions_per_s": round(sum(len(job.attempts) for job in jobs) / wall_s, 1),
         "mean_time_to_admission_s": {name: round(statistics.fmean(ms) / 1000, 2) for name, ms in waits.items()},
         "cpu_s": round(cpu_s, 2),
-        "peak_of_quota": round(peak_of_quota(workload, jobs), 4),
+        "peak_of_quota": round(bench.peak_milli / (workload.queues * NOMINAL * 1000), 4),
         **{name: round(value, 2) for name, value in bench.figures.items()},
         **({} if realtime else {"virtual_s": round(took_s, 2)}),
     }
