@@ -31,7 +31,7 @@ class Rows:
     since: Instant | None = (
         None  # usage before counts as if it were of then; None = some while before the first attempt
     )
-    spent: tuple[tuple[QueueName, PoolName, int], ...] = ()
+    spent: tuple[tuple[QueueName, int], ...] = ()
     runs: tuple[tuple[Kind, tuple[Run, ...]], ...] = ()
 
 

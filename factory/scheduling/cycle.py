@@ -150,7 +150,11 @@ class Stock:
 
     def is_known_full(self, lane: Lane) -> bool:
         """Return whether it is known already that no job of the lane fits now."""
-        return lane.gang in self._full or (lane.gang in self._tight and lane.length < 0)
+        if lane.gang in self._full:
+            return True
+        if lane.gang not in self._tight:
+            return False
+        return lane.length < 0 or not self._is_short(self._now + lane.shortest_ms)
 
     def has_room(self, gang: Gang) -> bool:
         """Return whether a gang fits now in what is free, reserved or not, if slots here have what it asks for."""
@@ -306,7 +310,7 @@ class Cycle:
         self._stocks = {name: Stock(snapshot, pool, typical, now) for name, pool in sorted(snapshot.pools.items())}
         self.stocks = tuple(self._stocks.values())  # of all pools, by name
         self._eligible: dict[Lane, tuple[Stock, ...]] = {}
-        self._full: set[Gang] = set()
+        self._full: dict[Gang, bool] = {}
         self._horizons: dict[str, int | None] = {}
 
     def stock(self, pool: PoolName) -> Stock:
@@ -333,12 +337,11 @@ class Cycle:
         return self._horizons[policy]
 
     def is_full_for(self, gang: Gang) -> bool:
-        """Return whether the gang fits nowhere now, whoever asks; it will not in this plan."""
-        if gang not in self._full:
-            if any(stock.has_room(gang) for stock in self.stocks):
-                return False
-            self._full.add(gang)
-        return True
+        """Return whether the gang fitted nowhere when first asked for, whoever asks: it will not in this plan."""
+        is_full = self._full.get(gang)
+        if is_full is None:
+            is_full = self._full[gang] = not any(stock.has_room(gang) for stock in self.stocks)
+        return is_full
 
     def ends_at(self, job: Job, lane: Lane) -> Instant | None:
         """Return when the job is expected to end if it starts now; None = unknown."""

@@ -334,7 +334,7 @@ class _Teller:
     def _holders(self, own: int, others: int) -> Iterator[str]:
         jobs = self._snapshot.holders.get((self._job.spec.queue, self._pool))
         if jobs is not None:
-            names = list(islice(jobs.keys(), _NAMED))
+            names = [id for _, id in islice(jobs.keys(), _NAMED)]
             rest = len(jobs) - len(names)
             yield f"{number(own)} held by {listed([*names, *([f'{rest} more of this queue'] if rest else [])])}"
         if others:
@@ -357,7 +357,7 @@ class _Teller:
         ends = [
             self._now + left
             for name in borrowers[:_NAMED]
-            for id, _ in islice(self._snapshot.holders[name, self._pool].items(), 100)
+            for (_, id), _ in islice(self._snapshot.holders[name, self._pool].items(), 100)
             if (left := self._planning.cycle.running_ms(self._snapshot.jobs[id])) is not None
         ]
         return lent, tuple(borrowers[:_NAMED]), min(ends, default=None)

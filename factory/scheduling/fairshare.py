@@ -49,7 +49,7 @@ class Tournament:
 
     def __init__(self, cycle: Cycle, heads: Iterable[Head]) -> None:
         self._cycle = cycle
-        self._spent = _spent_below(cycle)
+        self._weight = weight(cycle.now, cycle.snapshot.since)
         self._shares = Shares(cycle)
         self._heads: dict[QueueName, dict[str, Head]] = {}
         self._heaps: dict[QueueName, list[tuple[_Key, QueueName]]] = {ROOT: []}
@@ -140,7 +140,13 @@ class Tournament:
             return False, 0, 0, head.turn, head.line  # rule Q4
         borrows = stock.over(queue) + head.slots > 0
         share = self._shares.after(queue, stock, head.slots)
-        return borrows, share, self._spent.get(queue, 0), head.turn, head.line
+        return borrows, share, self._spent(queue, stock.tree[queue].weight), head.turn, head.line
+
+    def _spent(self, queue: QueueName, weight: int) -> int:
+        """Return what the queue and those below it have used of late, per weight (rule Q3)."""
+        snapshot = self._cycle.snapshot
+        live = snapshot.tree_slots.get(queue, 0) * self._weight
+        return (snapshot.tree_spent.get(queue, 0) + live) // max(1, weight)
 
 
 class Shares:
@@ -179,19 +185,3 @@ def dominant_share(cycle: Cycle, queue: QueueName) -> Fraction:
     """Return the queue's largest share over all pools, above its quota, per weight (rule Q2)."""
     shares = Shares(cycle)
     return Fraction(shares.after(queue), shares.unit)
-
-
-def _spent_below(cycle: Cycle) -> dict[QueueName, int]:
-    """Return what each queue and those below it have used of late, per weight (rule Q3)."""
-    snapshot = cycle.snapshot
-    now = weight(cycle.now, snapshot.since)
-    sums: dict[QueueName, int] = {}
-    for (queue, _), value in snapshot.spent.items():
-        sums[queue] = sums.get(queue, 0) + value
-    for (queue, _), slots in snapshot.used.items():
-        sums[queue] = sums.get(queue, 0) + slots * now
-    tree = cycle.stocks[0].tree if cycle.stocks else ()
-    for level in tree:  # children come before their parents
-        if level.parent != level.queue and level.queue in sums:
-            sums[level.parent] = sums.get(level.parent, 0) + sums[level.queue]
-    return {level.queue: sums.get(level.queue, 0) // max(1, level.weight) for level in tree}

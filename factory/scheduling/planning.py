@@ -8,7 +8,7 @@ Rules (docs/adr/0009; whose turn it is: `fairshare`; who makes room: `preempting
     P3  Room is kept for a preemptor until its victims are gone.
     P4  Others start beside what is kept only if they leave enough of it, or are expected to end before it is needed.
         Whose run time is unknown never starts past a reservation.
-    P5  A job that waits for its queue's quota holds that pool's quota for itself: later jobs of its queue start there
+    P5  The first job of a queue that waits for its quota holds that pool's quota for itself: later jobs of its queue start there
         only if they are expected to end before it can start.
     P6  A gang starts whole, or with as many replicas as fit, but never fewer than `min_replicas`. Whole in any of its
         pools comes before fewer in the best of them; both come before preempting.
@@ -35,7 +35,7 @@ from factory.scheduling.preempting import Preemption, Search
 from factory.scheduling.reasons import precedence
 from factory.scheduling.reserving import Claims, quota_opens_at, reserve
 from factory.scheduling.snapshot import Snapshot
-from factory.scheduling.waiting import Lane, Line, Place, Turn, Waitlist, counts_as, gang_of, in_order
+from factory.scheduling.waiting import Gang, Lane, Line, Place, Turn, Waitlist, counts_as, gang_of, in_order
 
 __all__ = ["Admit", "Decision", "Plan", "Planning", "Policy", "Preempt", "plan"]
 
@@ -235,9 +235,13 @@ def _key_changes(cycle: Cycle, stock: Stock) -> Iterator[Instant]:
         return
     for (_, pool), holders in cycle.snapshot.holders.items():
         if pool == stock.pool.name:
-            for id, _ in holders.items():
+            for (_, id), _ in holders.items():
                 if (at := stock.order.changes_at(cycle.snapshot.jobs[id], cycle.now)) is not None:
                     yield at
+
+
+def _never(gang: Gang) -> bool:
+    return False
 
 
 class Walk:
@@ -280,15 +284,19 @@ class Walk:
         if name not in self._held:
             return None
         ends_at = self._cycle.ends_at(job, self._cycle.snapshot.places[job.id].lane)
-        if ends_at is not None:
-            if name not in self._opens:
-                lane = self._held[name][1]
-                needed = stock.slots_of(lane.asked) * lane.least
-                self._opens[name] = quota_opens_at(self._cycle, stock, self._line[0], needed)
-            opens_at = self._opens[name]
-            if opens_at is not None and ends_at <= opens_at:
-                return None
+        opens_at = self._opens_at(stock) if ends_at is not None else None
+        if ends_at is not None and opens_at is not None and ends_at <= opens_at:
+            return None
         return Refused(WaitReason.HELD_BY_RESERVATION, name)
+
+    def _opens_at(self, stock: Stock) -> Instant | None:
+        """Return when the job that holds the pool's quota is expected to have enough of it."""
+        name = stock.pool.name
+        if name not in self._opens:
+            lane = self._held[name][1]
+            needed = stock.slots_of(lane.asked) * lane.least
+            self._opens[name] = quota_opens_at(self._cycle, stock, self._line[0], needed)
+        return self._opens[name]
 
     def held_by(self, pool: PoolName) -> JobId | None:
         """Return the job that holds the pool's quota."""
@@ -328,13 +336,19 @@ class Walk:
         return False
 
     def _may_start(self, stock: Stock, lane: Lane) -> bool:
-        return not stock.is_known_full(lane) and not (lane.length < 0 and stock.pool.name in self._held)
+        if stock.is_known_full(lane) or stock.slots_of(lane.asked) * lane.least > stock.available(self._line[0]):
+            return False
+        if stock.pool.name not in self._held:
+            return True
+        opens_at = self._opens_at(stock) if lane.length >= 0 else None
+        return opens_at is not None and self._cycle.now + lane.shortest_ms <= opens_at
 
     def _by_lanes(self, after: Turn) -> Iterator[tuple[Turn, Lane]]:
         """Iterate over the jobs after `after` in lanes that may be used still, in order."""
         heads: list[tuple[Turn, Turn, Lane, Iterator[tuple[Turn, JobId]]]] = []
+        is_full = self._cycle.is_full_for if self._has_failed else _never
         for gang, alike in self._waitlist.lanes.items():
-            if self._has_failed and self._cycle.is_full_for(gang):
+            if is_full(gang):
                 continue
             for lane, order in alike.items():
                 if lane not in self._dropped and self._can_use(lane):

@@ -35,10 +35,12 @@ from factory.scheduling.floor import Floor
 from factory.scheduling.persistent import SortedMap
 from factory.scheduling.policies.order import capped
 from factory.scheduling.quota import ENDLESS, ROOT, available, bubble
+from factory.scheduling.snapshot import Holder
 from factory.scheduling.waiting import Lane, Turn
 
 __all__ = ["Preemption", "Search", "preemptions"]
 
+_NONE: SortedMap[Holder, int] = SortedMap()
 _ROUNDS = 64  # seconds within which everybody's victims are looked for, however many jobs wait
 
 
@@ -121,9 +123,11 @@ class Search:
         """
         stock, queue = self._stock, job.spec.queue
         slots = stock.slots_of(lane.asked) * lane.least
+        if not self._may_search(job):
+            return None
         others = stock.order.reclaims and self._may_reclaim(queue, slots)
-        own = self._of_own_queue(queue, turn)
-        if not (others or own) or not self._may_search(job):
+        own = self._of_queue(queue, turn)
+        if not (others or own):
             return None
         self._done += 1
         trial = _Trial(stock)
@@ -188,9 +192,6 @@ class Search:
                 self._of_queues[name] = self._of_queue(name, None)
             yield from self._of_queues[name]
 
-    def _of_own_queue(self, queue: QueueName, turn: Turn) -> list[_Candidate]:
-        return self._of_queue(queue, turn)
-
     def _of_queue(self, queue: QueueName, turn: Turn | None) -> list[_Candidate]:
         """Return the candidates of one queue, cheapest first; with `turn`, those that yield to it."""
         cycle, stock = self._cycle, self._stock
@@ -199,8 +200,15 @@ class Search:
         quiet_s = order.min_runtime_s if policy.min_runtime_s is None else policy.min_runtime_s
         horizon = cycle.horizon(order.name)
         found: list[tuple[tuple[int, ...], JobId, _Candidate]] = []
-        holders: SortedMap[JobId, int] | None = cycle.snapshot.holders.get((queue, stock.pool.name))
-        for id, _ in holders.items() if holders is not None else ():
+        holders: SortedMap[Holder, int] = cycle.snapshot.holders.get((queue, stock.pool.name), _NONE)
+        if (
+            turn is not None
+            and order.is_by_class
+            and (first := holders.first()) is not None
+            and -first[0][0] <= turn[0][1]
+        ):
+            return []  # nobody there is of a lower class
+        for (_, id), _ in holders.items():
             job = cycle.snapshot.jobs[id]
             rank: tuple[int, ...] = ()
             if turn is not None:
@@ -291,15 +299,25 @@ def _is_legal(cycle: Cycle, stock: Stock, trial: _Trial, queue: QueueName, slots
         return True
     if not (cycle.policy.preempts_for_share and tree.is_bounded):
         return False
-    without = trial.used(theirs) - victim.slots
-    return _share(stock, ours, with_job) < _share(stock, theirs, without)
+    return _is_less(stock, ours, with_job, theirs, trial.used(theirs) - victim.slots)
 
 
 def _may_share(cycle: Cycle, stock: Stock, ours: QueueName, slots: int, theirs: QueueName) -> bool:
     """Return whether rule V2 may hold for some victim: it can only if the shares differ as things stand."""
     if not (cycle.policy.preempts_for_share and stock.tree.is_bounded):
         return False
-    return _share(stock, ours, stock.settled(ours) + slots) < _share(stock, theirs, stock.settled(theirs))
+    return _is_less(stock, ours, stock.settled(ours) + slots, theirs, stock.settled(theirs))
+
+
+def _is_less(stock: Stock, one: QueueName, used: int, other: QueueName, used_other: int) -> bool:
+    """Return whether a queue that holds so much has a lesser share than a sibling that holds so much."""
+    level, sibling = stock.tree[one], stock.tree[other]
+    over, over_other = max(0, used - level.subtree), max(0, used_other - sibling.subtree)
+    if not level.weight:
+        over *= ENDLESS
+    if not sibling.weight:
+        over_other *= ENDLESS
+    return over * max(1, sibling.weight) < over_other * max(1, level.weight)
 
 
 def _share(stock: Stock, queue: QueueName, used: int) -> Fraction:

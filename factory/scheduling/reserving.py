@@ -153,7 +153,7 @@ def quota_opens_at(cycle: Cycle, stock: Stock, queue: QueueName, slots: int) -> 
     """Return when the expected ends of the queue's own jobs leave it so much quota; None = not known."""
     holders = cycle.snapshot.holders.get((queue, stock.pool.name))
     ends: list[tuple[Instant, JobId, int]] = []
-    for id, held in holders.items() if holders is not None else ():
+    for (_, id), held in holders.items() if holders is not None else ():
         left = cycle.running_ms(cycle.snapshot.jobs[id])
         if left is not None:
             ends.append((cycle.now + left, id, held))

@@ -52,7 +52,6 @@ from factory.scheduling.waiting import (
     Place,
     Routes,
     Waitlist,
-    lane_of,
     policy_of,
     shape_of,
     turn_of,
@@ -62,6 +61,7 @@ from factory.scheduling.waiting import (
 __all__ = [
     "Account",
     "Change",
+    "Holder",
     "JobChanged",
     "NodeChanged",
     "PoolChanged",
@@ -76,6 +76,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 Account: TypeAlias = tuple[QueueName, PoolName]
+Holder: TypeAlias = tuple[int, JobId]  # rank of the job's priority class, id
 _Ending: TypeAlias = tuple[PoolName, Instant]
 _Claim: TypeAlias = tuple[JobId, ...]
 
@@ -118,7 +119,7 @@ class Snapshot:
     routes: Routes
     used: Trie[Account, int]  # slots_milli held by the queue's own jobs; no zeros
     tree_used: Trie[Account, int]  # U of `quota`, with the pool itself under `ROOT`; no zeros
-    holders: Trie[Account, SortedMap[JobId, int]]  # who holds how many slots_milli
+    holders: Trie[Account, SortedMap[Holder, int]]  # who holds how many slots_milli, the lowest class first
     waiting: Trie[Line, Waitlist]  # of every line in which a job waits
     places: Trie[JobId, Place]  # of every job that waits
     endings: Trie[JobId, _Ending]  # of every attempt that is expected to end
@@ -128,7 +129,9 @@ class Snapshot:
     runs: Trie[Kind, RunTimes]
     members: Trie[Kind, Trie[JobId, None]]  # jobs that have not ended, by kind
     since: Instant
-    spent: Trie[Account, int]  # see `spending`; no zeros
+    spent: Trie[QueueName, int]  # of late, by the queue's own jobs (`spending`); no zeros
+    tree_spent: Trie[QueueName, int]  # the same with all queues below it
+    tree_slots: Trie[QueueName, int]  # slots_milli held in all pools, by the queue and all below it; no zeros
 
     @classmethod
     def build(cls, rows: Rows) -> Snapshot:
@@ -144,10 +147,9 @@ class Snapshot:
 
     def rows(self) -> Rows:
         """Return the rows, each kind by id, and what was learned."""
-        gone: Counter[Account] = Counter(dict(self.spent.items()))
+        gone: Counter[QueueName] = Counter(dict(self.spent.items()))
         for job in self.jobs.values():
-            for queue, pool, value in spent(job, self.since):
-                gone[queue, pool] -= value
+            gone[job.spec.queue] -= spent(job, self.since)
         return Rows(
             pools=tuple(pool for _, pool in sorted(self.pools.items())),
             nodes=tuple(node for _, node in sorted(self.nodes.items())),
@@ -155,7 +157,7 @@ class Snapshot:
             jobs=tuple(job for _, job in sorted(self.jobs.items())),
             runners=tuple(runner for _, runner in sorted(self.runners.items())),
             since=self.since,
-            spent=tuple((*account, value) for account, value in sorted(gone.items()) if value),
+            spent=tuple((queue, value) for queue, value in sorted(gone.items()) if value),
             runs=tuple((kind, times.runs) for kind, times in sorted(self.runs.items())),
         )
 
@@ -164,8 +166,8 @@ class Snapshot:
         return self.fleets.get(pool, _NO_NODES)
 
     def typical(self) -> Typical:
-        """Return the shapes that the workload asks for most."""
-        return Typical.of(dict(self.shapes.items()))
+        """Return the shapes that the workload asks for most; rounded, so that it changes seldom (ADR 8)."""
+        return Typical.of({shape: _rounded(count) for shape, count in self.shapes.items()})
 
     def times(self, job: Job) -> RunTimes:
         """Return what is known of how long jobs like this run."""
@@ -185,12 +187,7 @@ class Snapshot:
 
     def chain(self, queue: QueueName) -> tuple[Queue, ...]:
         """Return the queue and those above it, up to the root; empty if there is no such queue."""
-        chain: dict[QueueName, Queue] = {}
-        row = self.queues.get(queue)
-        while row is not None and row.name not in chain:  # a circle of parents ends where it began
-            chain[row.name] = row
-            row = self.queues.get(row.parent) if row.parent is not None else None
-        return tuple(chain.values())
+        return tuple(self.queues[name] for name in _chain(self.queues, queue) if name in self.queues)
 
 
 def ending_of(job: Job, times: RunTimes) -> _Ending | None:
@@ -216,19 +213,18 @@ def _build(rows: Rows) -> Snapshot:
     routes = Routes(pools)
     held: dict[NodeId, Holding | None] = {}
     used: Counter[Account] = Counter()
-    accounts: Counter[Account] = Counter()
-    holders: dict[Account, list[tuple[JobId, int]]] = {}
+    spendings: Counter[QueueName] = Counter()
+    holders: dict[Account, list[tuple[Holder, int]]] = {}
     places: dict[JobId, Place] = {}
     endings: dict[JobId, _Ending] = {}
     claims: dict[JobId, list[JobId]] = {}
     members: dict[Kind, dict[JobId, None]] = {}
     shapes: Counter[Shape] = Counter()
-    for queue, pool, value in rows.spent:
-        accounts[queue, pool] += value
+    for queue, value in rows.spent:
+        spendings[queue] += value
     for job in rows.jobs:
         if job.attempts:
-            for queue, pool, value in spent(job, since):
-                accounts[queue, pool] += value
+            spendings[job.spec.queue] += spent(job, since)
     for job in jobs.values():
         kind = kind_of(job)
         times = runs.get(kind, UNKNOWN)
@@ -242,7 +238,8 @@ def _build(rows: Rows) -> Snapshot:
             for placement in kept.placements:
                 held[placement.node] = hold(held.get(placement.node), placement, 1)
             used[job.spec.queue, kept.pool] += kept.slots_milli
-            holders.setdefault((job.spec.queue, kept.pool), []).append((job.id, kept.slots_milli))
+            holder = (job.spec.priority.rank, job.id)
+            holders.setdefault((job.spec.queue, kept.pool), []).append((holder, kept.slots_milli))
         if (ending := ending_of(job, times)) is not None:
             endings[job.id] = ending
         if (preemptor := _preempted_for(job)) is not None:
@@ -281,7 +278,9 @@ def _build(rows: Rows) -> Snapshot:
         runs=runs,
         members=Trie({kind: Trie(ids) for kind, ids in members.items()}),
         since=since,
-        spent=Trie({account: value for account, value in accounts.items() if value}),
+        spent=Trie({queue: value for queue, value in spendings.items() if value}),
+        tree_spent=_up(queues, spendings),
+        tree_slots=_up(queues, _by_queue(own)),
     )
 
 
@@ -289,7 +288,7 @@ def _place_of(job: Job, times: RunTimes, routes: Routes) -> Place | None:
     """Return where the job waits; None if it is no candidate."""
     if not waits(job):
         return None
-    lane = lane_of(job.spec, job.tenant, remaining_ms(job, times))
+    lane = routes.lane(job.spec, job.tenant, remaining_ms(job, times))
     policy = policy_of(routes[lane])
     return Place((job.spec.queue, policy), lane, turn_of(job, policy, times))
 
@@ -318,6 +317,8 @@ class _Draft:
         self._runs = base.runs
         self._members = base.members
         self._spent = base.spent
+        self._tree_spent = base.tree_spent
+        self._tree_slots = base.tree_slots
         self._routes = base.routes
         self._touched: set[NodeId] = set()
         self._taught: set[Kind] = set()
@@ -355,6 +356,8 @@ class _Draft:
         if self._tree_changed:
             self._trees = Trees(self._queues)
             self._tree_used = _summed(self._trees, self._used)
+            self._tree_spent = _up(self._queues, self._spent)
+            self._tree_slots = _up(self._queues, _by_queue(self._used))
         return Snapshot(
             pools=self._pools,
             nodes=self._nodes,
@@ -378,6 +381,8 @@ class _Draft:
             members=self._members,
             since=self._base.since,
             spent=self._spent,
+            tree_spent=self._tree_spent,
+            tree_slots=self._tree_slots,
         )
 
     def _change_job(self, id: JobId, job: Job | None) -> None:
@@ -396,21 +401,24 @@ class _Draft:
         before = None if old is None else (old.spec.queue, _kept(old))
         after = None if new is None else (new.spec.queue, _kept(new))
         if before != after and old is not None:
-            self._count(old.id, before, -1)
+            self._count((old.spec.priority.rank, old.id), before, -1)
         if before != after and new is not None:
-            self._count(new.id, after, 1)
+            self._count((new.spec.priority.rank, new.id), after, 1)
         claimed = None if old is None else _preempted_for(old)
         claims = None if new is None else _preempted_for(new)
         if claimed != claims:
             self._claim(old, claimed, joins=False)
             self._claim(new, claims, joins=True)
         if old is not None:
-            for queue, pool, value in spent(old, self._base.since):
-                self._spent = _added(self._spent, (queue, pool), -value)
+            self._spend(old.spec.queue, -spent(old, self._base.since))
         last = job if job is not None else _without_live(old)
         if last is not None and (old is not None or new is not None):  # an end that is told again is not counted again
-            for queue, pool, value in spent(last, self._base.since):
-                self._spent = _added(self._spent, (queue, pool), value)
+            self._spend(last.spec.queue, spent(last, self._base.since))
+
+    def _spend(self, queue: QueueName, value: int) -> None:
+        self._spent = _added(self._spent, queue, value)
+        for name in _chain(self._queues, queue):
+            self._tree_spent = _added(self._tree_spent, name, value)
 
     def _enrol(self, old: Job | None, new: Job | None) -> None:
         """Count the job among those of its kind and shape."""
@@ -446,7 +454,7 @@ class _Draft:
             self._put_place(id, _place_of(job, self._times(job), self._routes))
             self._put_ending(id, ending_of(job, self._times(job)))
 
-    def _count(self, id: JobId, keeps: tuple[QueueName, Allocation | None] | None, sign: int) -> None:
+    def _count(self, holder: Holder, keeps: tuple[QueueName, Allocation | None] | None, sign: int) -> None:
         if keeps is None or keeps[1] is None:
             return
         queue, kept = keeps[0], keeps[1]
@@ -456,14 +464,16 @@ class _Draft:
             self._touched.add(placement.node)
         pool, account = kept.pool, (queue, kept.pool)
         self._used = _added(self._used, account, sign * kept.slots_milli)
+        for name in _chain(self._queues, queue):
+            self._tree_slots = _added(self._tree_slots, name, sign * kept.slots_milli)
         if not self._tree_changed:
             used = self._tree_used
             for name, amount in bubble(
                 self._trees[pool], queue, sign * kept.slots_milli, lambda name: used.get((name, pool), 0)
             ):
                 self._tree_used = _added(self._tree_used, (name, pool), amount)
-        jobs: SortedMap[JobId, int] = self._holders.get(account, SortedMap())
-        jobs = jobs.insert(id, kept.slots_milli) if sign > 0 else jobs.discard(id)
+        jobs: SortedMap[Holder, int] = self._holders.get(account, SortedMap())
+        jobs = jobs.insert(holder, kept.slots_milli) if sign > 0 else jobs.discard(holder)
         self._holders = _put(self._holders, account, jobs or None)
 
     def _claim(self, job: Job | None, preemptor: JobId | None, *, joins: bool) -> None:
@@ -511,6 +521,32 @@ class _Draft:
         return fleets
 
 
+def _chain(queues: Mapping[QueueName, Queue], queue: QueueName) -> list[QueueName]:
+    """Return the queue and those above it, up to the root; of one whose row is gone, itself."""
+    chain = [queue]
+    row = queues.get(queue)
+    while row is not None and row.parent is not None and row.parent in queues and row.parent not in chain:
+        chain.append(row.parent)  # a circle of parents ends where it began
+        row = queues.get(row.parent)
+    return chain
+
+
+def _up(queues: Mapping[QueueName, Queue], values: Mapping[QueueName, int]) -> Trie[QueueName, int]:
+    """Sum values of queues up their chains."""
+    sums: Counter[QueueName] = Counter()
+    for queue, value in values.items():
+        for name in _chain(queues, queue):
+            sums[name] += value
+    return Trie({queue: value for queue, value in sums.items() if value})
+
+
+def _by_queue(used: Mapping[Account, int]) -> Counter[QueueName]:
+    sums: Counter[QueueName] = Counter()
+    for (queue, _), slots in used.items():
+        sums[queue] += slots
+    return sums
+
+
 def _put(trie: Trie[K, V], key: K, value: V | None) -> Trie[K, V]:
     """Set `key`, or remove it if there is no value."""
     return trie.discard(key) if value is None else trie.insert(key, value)
@@ -519,6 +555,12 @@ def _put(trie: Trie[K, V], key: K, value: V | None) -> Trie[K, V]:
 def _added(trie: Trie[K, int], key: K, amount: int) -> Trie[K, int]:
     """Add to a number; zero is not kept."""
     return _put(trie, key, trie.get(key, 0) + amount or None) if amount else trie
+
+
+def _rounded(count: int) -> int:
+    """Round down to two binary digits."""
+    shift = max(0, count.bit_length() - 2)
+    return count >> shift << shift
 
 
 def _matters(job: Job) -> bool:

@@ -11,10 +11,8 @@ free.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from decimal import Decimal
 
-from factory.domain.ids import PoolName, QueueName
 from factory.domain.jobs import AttemptState, Job
 from factory.domain.time import SECOND, Instant
 
@@ -32,15 +30,16 @@ def weight(at: Instant, since: Instant, ticks: int = 0) -> int:
     return _POWERS[tick % _TICKS] << (tick // _TICKS)
 
 
-def spent(job: Job, since: Instant) -> Iterator[tuple[QueueName, PoolName, int]]:
-    """Return what the job's attempts add to what queues have spent: their ends less their starts.
+def spent(job: Job, since: Instant) -> int:
+    """Return what the job's attempts add to what its queue has spent: their ends less their starts, in slots.
 
     An attempt that is live has no end yet: who compares adds the slots in use x the weight of now.
     """
+    total = 0
     for attempt in job.attempts:
-        slots = attempt.allocation.slots_milli
-        value = -slots * weight(attempt.admitted_at, since, -1)
+        value = -weight(attempt.admitted_at, since, -1)
         if attempt.state is AttemptState.ENDED:
             ended_at = attempt.admitted_at if attempt.ended_at is None else max(attempt.ended_at, attempt.admitted_at)
-            value += slots * weight(ended_at, since)
-        yield job.spec.queue, attempt.allocation.pool, value
+            value += weight(ended_at, since)
+        total += attempt.allocation.slots_milli * value
+    return total

@@ -69,7 +69,7 @@ class Lane:
     Equal lanes are one object, made by `lane_of`: a plan looks up thousands of them.
     """
 
-    tenant: TenantId
+    tenant: str  # "" where no pool is one tenant's own: then it does not matter
     pool: str  # "" = any
     flavors: tuple[str, ...]  # best first; empty = any
     replicas: int
@@ -95,6 +95,11 @@ class Lane:
     def topology(self) -> Topology:
         """How the replicas must lie to each other."""
         return self.gang.topology
+
+    @property
+    def shortest_ms(self) -> int:
+        """The least that its jobs are expected to run, if that is known."""
+        return (1 << (self.length - 1)) * SECOND if self.length > 0 else 0
 
 
 _GANGS: WeakValueDictionary[tuple[Shape, int, Topology], Gang] = WeakValueDictionary()
@@ -207,8 +212,8 @@ def gang_of(shape: Shape, replicas: int, topology: Topology) -> Gang:
     return gang if gang is not None else _GANGS.setdefault(key, Gang(*key))
 
 
-def lane_of(spec: JobSpec, tenant: TenantId, expected_ms: int | None = None) -> Lane:
-    """Return the lane that a job of `tenant` waits in."""
+def lane_of(spec: JobSpec, tenant: TenantId | str, expected_ms: int | None = None) -> Lane:
+    """Return the lane that a job of `tenant` waits in; "" = whoever's."""
     least = spec.replicas if spec.min_replicas is None else spec.min_replicas
     length = -1 if expected_ms is None else (expected_ms // SECOND).bit_length()
     asked = spec.resources
@@ -269,6 +274,11 @@ class Routes:
     def __init__(self, pools: Trie[PoolName, Pool]) -> None:
         self._pools = pools
         self._found: WeakKeyDictionary[Lane, tuple[Pool, ...]] = WeakKeyDictionary()
+        self._are_shared = all(pool.isolation is Isolation.SHARED for pool in pools.values())
+
+    def lane(self, spec: JobSpec, tenant: TenantId, expected_ms: int | None) -> Lane:
+        """Return the lane of a job: where all pools are shared, those of all tenants are the same."""
+        return lane_of(spec, "" if self._are_shared else tenant, expected_ms)
 
     def __getitem__(self, lane: Lane) -> tuple[Pool, ...]:
         pools = self._found.get(lane)

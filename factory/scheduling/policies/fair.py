@@ -23,6 +23,7 @@ class Fair:
     reclaims = True
     keeps_room = True
     keeps_for_oldest = True
+    is_by_class = True
     is_by_length = False
     is_timed = False
     min_runtime_s = 120

@@ -24,6 +24,7 @@ class Fifo:
     reclaims = False
     keeps_room = True
     keeps_for_oldest = True
+    is_by_class = True
     is_by_length = False
     is_timed = False
     min_runtime_s = 120

@@ -35,6 +35,7 @@ class LeastAttainedService:
     reclaims = True
     keeps_room = False
     keeps_for_oldest = False
+    is_by_class = False
     is_by_length = False
     is_timed = True
     min_runtime_s = 600

@@ -53,6 +53,11 @@ class Order(Protocol):
         ...
 
     @property
+    def is_by_class(self) -> bool:
+        """Whether a job yields only to such as have a lesser second part of their key: a higher class."""
+        ...
+
+    @property
     def is_by_length(self) -> bool:
         """Whether keys depend on expected run times."""
         ...

@@ -29,6 +29,7 @@ class Shortest:
     reclaims = True
     keeps_room = False
     keeps_for_oldest = False
+    is_by_class = False
     is_by_length = True
     is_timed = True
     min_runtime_s = 600

@@ -111,6 +111,8 @@ def indices(snap: Snapshot) -> dict[str, object]:
         "runs": dict(snap.runs.items()),
         "members": {kind: sorted(ids) for kind, ids in snap.members.items()},
         "spent": dict(snap.spent.items()),
+        "tree spent": dict(snap.tree_spent.items()),
+        "tree slots": dict(snap.tree_slots.items()),
     }
 
 
