@@ -13,14 +13,14 @@ from factory.domain.ids import JobId, PoolName, QueueName
 from factory.domain.jobs import Allocation, Attempt, Job, Placement, Topology, WaitReason
 from factory.domain.pools import NodeState, Pool
 from factory.domain.resources import Resources, slots_milli
-from factory.domain.time import Instant
+from factory.domain.time import SECOND, Instant
 from factory.scheduling.estimating import until
 from factory.scheduling.fleet import Fleet, Shape
 from factory.scheduling.floor import Floor
 from factory.scheduling.fragmentation import Typical
 from factory.scheduling.policies.order import Order
 from factory.scheduling.policies.registry import policy_named
-from factory.scheduling.quota import Tree, available, bubble, potential
+from factory.scheduling.quota import ENDLESS, Tree, available, bubble, potential
 from factory.scheduling.snapshot import Snapshot, ending_of
 from factory.scheduling.waiting import Gang, Lane
 
@@ -51,6 +51,15 @@ class Refused(NamedTuple):
     is_hopeless: bool = False  # running jobs that end would not help: nobody waits for it
 
 
+class Option(NamedTuple):
+    """A pool in which a gang fits."""
+
+    at: int  # the pool's place in `Cycle.stocks`
+    bit: int  # 1 << at
+    slots: int  # that the gang holds there
+    longest: int  # up to which length (`Lane.length`) its jobs may be
+
+
 class Fit(NamedTuple):
     """Where a job can start now."""
 
@@ -71,7 +80,9 @@ class Reservation:
 class Stock:
     """What is left of one pool."""
 
-    def __init__(self, snapshot: Snapshot, pool: Pool, typical: Typical, now: Instant) -> None:
+    def __init__(
+        self, snapshot: Snapshot, pool: Pool, typical: Typical, now: Instant, news: dict[Gang, tuple[Option, ...]]
+    ) -> None:
         self.pool = pool
         self.typical = typical
         self.fleet: Fleet = snapshot.fleet(pool.name)
@@ -87,6 +98,7 @@ class Stock:
         self._used: dict[QueueName, int] = {}
         self._settled: dict[QueueName, int] = {}
         self._slots: dict[Resources, int] = {}
+        self._news = news  # what is known of gangs in all pools: forgotten when it changes here
         self._full: set[Gang] = set()  # gangs for which there is no room
         self._tight: set[Gang] = set()  # gangs for which there is none past the reservations
         self._could: dict[Gang, bool] = {}
@@ -148,22 +160,24 @@ class Stock:
             could = self._could[gang] = self.fleet.could_fit(gang.shape, gang.replicas, gang.topology, READY)
         return could
 
-    def is_known_full(self, lane: Lane) -> bool:
-        """Return whether it is known already that no job of the lane fits now."""
-        if lane.gang in self._full:
-            return True
-        if lane.gang not in self._tight:
-            return False
-        return lane.length < 0 or not self._is_short(self._now + lane.shortest_ms)
+    def longest(self, gang: Gang) -> int:
+        """Return up to which length (`Lane.length`) jobs may fit, as far as is known; -1 = none may."""
+        if gang in self._full:
+            return -1
+        if gang not in self._tight:
+            return ENDLESS
+        return -1 if self._needed_at is None else max(0, (self._needed_at - self._now) // SECOND).bit_length()
 
     def has_room(self, gang: Gang) -> bool:
         """Return whether a gang fits now in what is free, reserved or not, if slots here have what it asks for."""
         if gang in self._full:
             return False
-        if self._suits(gang.shape.resources) and self.floor.can_fit(gang.shape, gang.replicas, gang.topology):
-            return True
-        self._full.add(gang)
-        return False
+        if not self._suits(gang.shape.resources) or not self.floor.can_fit(gang.shape, gang.replicas, gang.topology):
+            self._full.add(gang)
+            return False
+        if self._spare is not None and not self._spare.can_fit(gang.shape, gang.replicas, gang.topology):
+            self._tight.add(gang)
+        return True
 
     def _suits(self, asked: Resources) -> bool:
         slot = self.pool.flavor.slot
@@ -191,6 +205,7 @@ class Stock:
         if floor.can_fit(gang.shape, gang.replicas, gang.topology):
             return True
         (self._full if floor is self._floor else self._tight).add(gang)
+        self._news.pop(gang, None)
         return False
 
     def place(
@@ -307,10 +322,13 @@ class Cycle:
         self.policy = policy
         self.now = now
         typical = snapshot.typical()
-        self._stocks = {name: Stock(snapshot, pool, typical, now) for name, pool in sorted(snapshot.pools.items())}
+        self._options: dict[Gang, tuple[Option, ...]] = {}
+        self._stocks = {
+            name: Stock(snapshot, pool, typical, now, self._options) for name, pool in sorted(snapshot.pools.items())
+        }
         self.stocks = tuple(self._stocks.values())  # of all pools, by name
         self._eligible: dict[Lane, tuple[Stock, ...]] = {}
-        self._full: dict[Gang, bool] = {}
+        self._masks: dict[Lane, int] = {}
         self._horizons: dict[str, int | None] = {}
 
     def stock(self, pool: PoolName) -> Stock:
@@ -336,12 +354,33 @@ class Cycle:
             self._horizons[policy] = policy_named(policy).horizon(mean_wait_ms)
         return self._horizons[policy]
 
-    def is_full_for(self, gang: Gang) -> bool:
-        """Return whether the gang fitted nowhere when first asked for, whoever asks: it will not in this plan."""
-        is_full = self._full.get(gang)
-        if is_full is None:
-            is_full = self._full[gang] = not any(stock.has_room(gang) for stock in self.stocks)
-        return is_full
+    def options(self, gang: Gang) -> tuple[Option, ...]:
+        """Return where the gang fits as far as is known, whoever asks."""
+        options = self._options.get(gang)
+        if options is None:
+            asked = gang.shape.resources
+            options = self._options[gang] = tuple(
+                Option(at, 1 << at, stock.slots_of(asked) * gang.replicas, stock.longest(gang))
+                for at, stock in enumerate(self.stocks)
+                if stock.has_room(gang)
+            )
+        return options
+
+    def may_fit(self, lane: Lane) -> bool:
+        """Return whether jobs of the lane fit somewhere, as far as is known."""
+        pools = self.mask(lane)
+        return any(
+            pools & option.bit and (option.longest >= ENDLESS or 0 <= lane.length <= option.longest)
+            for option in self.options(lane.gang)
+        )
+
+    def mask(self, lane: Lane) -> int:
+        """Return the pools that jobs of the lane may use, as bits in the order of `stocks`."""
+        mask = self._masks.get(lane)
+        if mask is None:
+            names = {stock.pool.name for stock in self.eligible(lane)}
+            mask = self._masks[lane] = sum(1 << at for at, stock in enumerate(self.stocks) if stock.pool.name in names)
+        return mask
 
     def ends_at(self, job: Job, lane: Lane) -> Instant | None:
         """Return when the job is expected to end if it starts now; None = unknown."""

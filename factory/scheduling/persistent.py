@@ -123,7 +123,10 @@ class SortedMap(Generic[K, V]):
 
     def first(self) -> tuple[K, V] | None:
         """Return the item with the least key."""
-        return next(self.items(), None)
+        node = self._root
+        while isinstance(node, _Branch):
+            node = node.children[0]
+        return None if node is None else (node.keys[0], node.values[0])
 
     def items(self) -> Iterator[tuple[K, V]]:
         """Iterate over (key, value) in key order."""

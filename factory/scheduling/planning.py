@@ -8,8 +8,8 @@ Rules (docs/adr/0009; whose turn it is: `fairshare`; who makes room: `preempting
     P3  Room is kept for a preemptor until its victims are gone.
     P4  Others start beside what is kept only if they leave enough of it, or are expected to end before it is needed.
         Whose run time is unknown never starts past a reservation.
-    P5  The first job of a queue that waits for its quota holds that pool's quota for itself: later jobs of its queue start there
-        only if they are expected to end before it can start.
+    P5  The first job of a queue that waits for its quota holds that pool's quota for itself: later jobs of its queue
+        start there only if they are expected to end before it can start.
     P6  A gang starts whole, or with as many replicas as fit, but never fewer than `min_replicas`. Whole in any of its
         pools comes before fewer in the best of them; both come before preempting.
     P7  Victims are looked for only for the first job of a queue that may hope; behind it others are filled in.
@@ -28,14 +28,16 @@ from typing import TypeAlias
 
 from factory.domain.ids import AttemptId, JobId, PoolName, RunnerId
 from factory.domain.jobs import Allocation, Job, WaitReason
-from factory.domain.time import Instant
+from factory.domain.time import SECOND, Instant
 from factory.scheduling.cycle import Cycle, Fit, Policy, Refused, Reservation, Stock
 from factory.scheduling.fairshare import Head, Tournament
+from factory.scheduling.persistent import SortedMap
 from factory.scheduling.preempting import Preemption, Search
+from factory.scheduling.quota import ENDLESS
 from factory.scheduling.reasons import precedence
 from factory.scheduling.reserving import Claims, quota_opens_at, reserve
 from factory.scheduling.snapshot import Snapshot
-from factory.scheduling.waiting import Gang, Lane, Line, Place, Turn, Waitlist, counts_as, gang_of, in_order
+from factory.scheduling.waiting import Lane, Line, Place, Turn, Waitlist, counts_as, gang_of, in_order
 
 __all__ = ["Admit", "Decision", "Plan", "Planning", "Policy", "Preempt", "plan"]
 
@@ -240,10 +242,6 @@ def _key_changes(cycle: Cycle, stock: Stock) -> Iterator[Instant]:
                     yield at
 
 
-def _never(gang: Gang) -> bool:
-    return False
-
-
 class Walk:
     """A line during a plan: the next job that may be tried, lanes that were, and pools whose quota is held."""
 
@@ -259,7 +257,8 @@ class Walk:
         self._held: dict[PoolName, tuple[JobId, Lane]] = {}
         self._opens: dict[PoolName, Instant | None] = {}
         self._horizon = cycle.horizon(line[1])
-        self._turns: Iterator[tuple[Turn, Lane]] = in_order(waitlist.order, self._horizon)
+        self._turns: Iterator[tuple[Turn, Lane]] | None = None  # None = nothing but the head was looked at yet
+        self._behind: Turn | None = None
         if line[0] in cycle.snapshot.queues:
             self.step()
 
@@ -322,43 +321,44 @@ class Walk:
         self.place = None
         if self._failed > self._cycle.policy.depth:
             return
+        if self._turns is None and self._behind is None and self._horizon is None:  # most lines are left at their head
+            first = self._waitlist.order.first()
+            if first is not None:
+                self._behind = first[0]
+                if self._is_next(*first):
+                    return
+        if self._turns is None:
+            self._turns = in_order(self._waitlist.order, self._horizon, self._behind)
         for turn, lane in self._turns:
-            if lane not in self._dropped and self._can_use(lane) and self._is_open(self._cycle.snapshot.jobs[turn[2]]):
-                self.place = Place(self._line, lane, turn)
+            if self._is_next(turn, lane):
                 return
 
+    def _is_next(self, turn: Turn, lane: Lane) -> bool:
+        if lane in self._dropped or not self._can_use(lane):
+            return False
+        if not self._is_open(self._cycle.snapshot.jobs[turn[2]]):
+            return False
+        self.place = Place(self._line, lane, turn)
+        return True
+
     def _can_use(self, lane: Lane) -> bool:
-        """Return whether a job of the lane may start, as far as is known without looking at the job."""
-        stocks = self._cycle.eligible(lane)
-        if stocks and (not self._has_failed or any(self._may_start(stock, lane) for stock in stocks)):
+        """Return whether a job of the lane may start at all."""
+        if self._cycle.eligible(lane):
             return True
         self._dropped.add(lane)
         return False
 
-    def _may_start(self, stock: Stock, lane: Lane) -> bool:
-        if stock.is_known_full(lane) or stock.slots_of(lane.asked) * lane.least > stock.available(self._line[0]):
-            return False
-        if stock.pool.name not in self._held:
-            return True
-        opens_at = self._opens_at(stock) if lane.length >= 0 else None
-        return opens_at is not None and self._cycle.now + lane.shortest_ms <= opens_at
-
     def _by_lanes(self, after: Turn) -> Iterator[tuple[Turn, Lane]]:
-        """Iterate over the jobs after `after` in lanes that may be used still, in order."""
+        """Iterate over the jobs after `after` in lanes that may fit still, in order."""
         heads: list[tuple[Turn, Turn, Lane, Iterator[tuple[Turn, JobId]]]] = []
-        is_full = self._cycle.is_full_for if self._has_failed else _never
-        for gang, alike in self._waitlist.lanes.items():
-            if is_full(gang):
-                continue
-            for lane, order in alike.items():
-                if lane not in self._dropped and self._can_use(lane):
-                    items = in_order(order, self._horizon, after)
-                    if (first := next(items, None)) is not None:
-                        heads.append((counts_as(first[0], self._horizon), first[0], lane, items))
+        for lane, order in self._open_lanes():
+            items = in_order(order, self._horizon, after)
+            if (first := next(items, None)) is not None:
+                heads.append((counts_as(first[0], self._horizon), first[0], lane, items))
         heapify(heads)
         while heads:
             _, turn, lane, items = heads[0]
-            if lane in self._dropped:
+            if lane in self._dropped or (self._has_failed and not self._cycle.may_fit(lane)):
                 heappop(heads)
                 continue
             yield turn, lane
@@ -367,3 +367,42 @@ class Walk:
                 heappop(heads)
             else:
                 heapreplace(heads, (counts_as(following[0], self._horizon), following[0], lane, items))
+
+    def _open_lanes(self) -> Iterator[tuple[Lane, SortedMap[Turn, JobId]]]:
+        """Iterate over the lanes of which, as far as is known without looking at a job, some job may start.
+
+        This runs for every line and each gang that waits in it: sets of pools are bits of a number.
+        """
+        cycle, queue, lanes = self._cycle, self._line[0], self._waitlist.lanes
+        if not self._has_failed:
+            for alike in lanes.values():
+                yield from ((lane, order) for lane, order in alike.items() if lane not in self._dropped)
+            return
+        left = [stock.available(queue) for stock in cycle.stocks]
+        caps = [self._longest(stock) for stock in cycle.stocks]
+        for gang, alike in lanes.items():
+            any_length = some_lengths = 0  # pools in which it fits whatever its length, and up to some
+            longest = -1
+            for at, bit, slots, most in cycle.options(gang):
+                if slots > left[at]:
+                    continue
+                most = min(most, caps[at])
+                if most >= ENDLESS:
+                    any_length |= bit
+                elif most >= 0:
+                    some_lengths |= bit
+                    longest = max(longest, most)
+            if not any_length | some_lengths:
+                continue
+            for lane, order in alike.items():
+                pools = cycle.mask(lane)
+                may_fit = pools & any_length or (pools & some_lengths and 0 <= lane.length <= longest)
+                if may_fit and lane not in self._dropped:
+                    yield lane, order
+
+    def _longest(self, stock: Stock) -> int:
+        """Return up to which length jobs may be that start beside the one that holds the pool's quota."""
+        if stock.pool.name not in self._held:
+            return ENDLESS
+        opens_at = self._opens_at(stock)
+        return -1 if opens_at is None else max(0, (opens_at - self._cycle.now) // SECOND).bit_length()

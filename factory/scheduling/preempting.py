@@ -23,8 +23,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import chain
+from math import lcm
 from zlib import crc32
 
 from factory.domain.ids import JobId, QueueName
@@ -41,6 +41,7 @@ from factory.scheduling.waiting import Lane, Turn
 __all__ = ["Preemption", "Search", "preemptions"]
 
 _NONE: SortedMap[Holder, int] = SortedMap()
+_LOOKED_AT = 512  # candidates, for one job
 _ROUNDS = 64  # seconds within which everybody's victims are looked for, however many jobs wait
 
 
@@ -137,15 +138,20 @@ class Search:
 
         taken: list[_Candidate] = []
         is_enough = False
-        for candidate in chain(self._of_others(queue) if others else (), own):
-            if candidate.job.id in self._stopping:
-                continue
-            if candidate.queue != queue and not _is_legal(self._cycle, stock, trial, queue, slots, candidate):
-                continue
-            trial.remove(candidate)
-            taken.append(candidate)
-            is_enough = fits()
-            if is_enough or len(taken) >= self._cycle.policy.max_victims:
+        looked_at = 0
+        for candidates, are_own in chain(self._of_others(trial, queue, slots) if others else (), ((own, True),)):
+            for candidate in candidates:
+                looked_at += 1
+                if candidate.job.id in self._stopping:
+                    continue
+                if not are_own and not _is_legal(self._cycle, stock, trial, queue, slots, candidate):
+                    continue
+                trial.remove(candidate)
+                taken.append(candidate)
+                is_enough = fits()
+                if is_enough or len(taken) >= self._cycle.policy.max_victims:
+                    break
+            if is_enough or looked_at >= _LOOKED_AT or len(taken) >= self._cycle.policy.max_victims:
                 break
         if not is_enough:
             return None
@@ -181,16 +187,16 @@ class Search:
                     return True
         return False
 
-    def _of_others(self, queue: QueueName) -> Iterator[_Candidate]:
-        """Return the candidates of other queues, in the order of rule V4."""
+    def _of_others(self, trial: _Trial, queue: QueueName, slots: int) -> Iterator[tuple[list[_Candidate], bool]]:
+        """Return the candidates of other queues, queue by queue, in the order of rule V4."""
         if self._offenders is None:
             self._offenders = list(_offenders(self._cycle, self._stock))
         for name in self._offenders:
-            if name == queue:
+            if name == queue or not _may_take(self._cycle, self._stock, trial, queue, slots, name):
                 continue
             if name not in self._of_queues:
                 self._of_queues[name] = self._of_queue(name, None)
-            yield from self._of_queues[name]
+            yield self._of_queues[name], False
 
     def _of_queue(self, queue: QueueName, turn: Turn | None) -> list[_Candidate]:
         """Return the candidates of one queue, cheapest first; with `turn`, those that yield to it."""
@@ -259,47 +265,51 @@ def _work_lost(attempt: Attempt, now: Instant) -> int:
 
 def _offenders(cycle: Cycle, stock: Stock) -> Iterator[QueueName]:
     """Return the queues that hold slots and are, or are below, one that holds more than its quota, the worst first."""
-    worst: dict[QueueName, Fraction] = {}
-    for level in reversed(tuple(stock.tree)):  # parents come before their children
-        if level.queue == ROOT:
-            continue
-        share = _share(stock, level.queue, stock.settled(level.queue))
-        worst[level.queue] = max(share, worst.get(level.parent, Fraction(0)))
-    found = [
-        (-share, name)
-        for name, share in worst.items()
-        if share > 0 and (name, stock.pool.name) in cycle.snapshot.holders
-    ]
+    tree, holders = stock.tree, cycle.snapshot.holders
+    unit = lcm(*(level.weight for level in tree if level.weight))
+    worst: dict[QueueName, int] = {}  # the largest share on the way up
+    for level in reversed(tuple(tree)):  # parents come before their children
+        over = max(0, stock.settled(level.queue) - level.subtree) if level.queue != ROOT else 0
+        share = over * (unit // level.weight if level.weight else unit * ENDLESS)
+        worst[level.queue] = max(share, worst.get(level.parent, 0))
+    found = [(-share, name) for name, share in worst.items() if share > 0 and (name, stock.pool.name) in holders]
     return (name for _, name in sorted(found))
 
 
-def _below_common(stock: Stock, queue: QueueName, path: set[QueueName]) -> QueueName | None:
-    """Return the ancestor of `queue`, or itself, that lies just below the first one on `path`."""
-    while True:
-        parent = stock.tree[queue].parent
-        if parent in path or parent == ROOT:
-            return None if queue in path else queue
+def _below_common(stock: Stock, queue: QueueName, other: QueueName) -> QueueName | None:
+    """Return the queue just below the lowest common ancestor, on the side of `queue`; None = it is that ancestor."""
+    above = {level.queue for level in stock.tree.path(other)}
+    if queue in above:
+        return None
+    while (parent := stock.tree[queue].parent) not in above:
         queue = parent
+    return queue
 
 
 def _is_legal(cycle: Cycle, stock: Stock, trial: _Trial, queue: QueueName, slots: int, victim: _Candidate) -> bool:
     """Rules V1 and V2 for a victim of another queue, as things stand in the trial."""
+    return _may_take(cycle, stock, trial, queue, slots, victim.queue, victim.slots)
+
+
+def _may_take(
+    cycle: Cycle, stock: Stock, trial: _Trial, queue: QueueName, slots: int, theirs: QueueName, taken: int = 0
+) -> bool:
+    """Return whether a queue may have `taken` slots of another one for a job of so many; 0: whether any of them."""
     tree = stock.tree
-    if queue not in tree or victim.queue not in tree:
+    if queue not in tree or theirs not in tree:
         return False
-    ours = _below_common(stock, queue, {level.queue for level in tree.path(victim.queue)})
-    theirs = _below_common(stock, victim.queue, {level.queue for level in tree.path(queue)})
-    if ours is None or theirs is None:
+    ours, owner = _below_common(stock, queue, theirs), _below_common(stock, theirs, queue)
+    if ours is None or owner is None:
         return False  # one is above the other: nothing is lent between them
-    over = trial.used(theirs) - tree[theirs].subtree
-    if over <= 0:
+    used = trial.used(owner)
+    if used <= tree[owner].subtree:
         return False
     with_job = trial.used(ours) + slots
     if with_job <= tree[ours].subtree:
         return True
     if not (cycle.policy.preempts_for_share and tree.is_bounded):
         return False
-    return _is_less(stock, ours, with_job, theirs, trial.used(theirs) - victim.slots)
+    return _is_less(stock, ours, with_job, owner, used - taken)
 
 
 def _may_share(cycle: Cycle, stock: Stock, ours: QueueName, slots: int, theirs: QueueName) -> bool:
@@ -318,10 +328,3 @@ def _is_less(stock: Stock, one: QueueName, used: int, other: QueueName, used_oth
     if not sibling.weight:
         over_other *= ENDLESS
     return over * max(1, sibling.weight) < over_other * max(1, level.weight)
-
-
-def _share(stock: Stock, queue: QueueName, used: int) -> Fraction:
-    """Return the share of a queue that holds so much: what exceeds its quota, per weight; siblings compare."""
-    level = stock.tree[queue]
-    over = max(0, used - level.subtree)
-    return Fraction(over, level.weight) if level.weight else Fraction(over * ENDLESS)
