@@ -439,8 +439,12 @@ class JobService:
                 return views.explanation_view(job, None)
             snapshot = self._snapshots.at(reader)
             said = explain(snapshot, job_id, now)
-            if said.waiting is not None:
-                said = replace(said, waiting=views.veil_for(snapshot, principal.scope).waiting(said.waiting))
+            veil = views.veil_for(snapshot, principal.scope)
+            said = replace(
+                said,
+                waiting=None if said.waiting is None else veil.waiting(said.waiting),
+                helps=tuple(veil.over(text) for text in said.helps),
+            )
             return views.explanation_view(job, said)
 
         return self._store.read(look)

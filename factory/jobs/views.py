@@ -191,6 +191,8 @@ def explanation_view(job: Job, explanation: Explanation | None) -> ExplanationVi
         used_slots=explanation.share_milli / 1000,
         nominal_slots=None if explanation.nominal_milli is None else explanation.nominal_milli / 1000,
         expected_start=explanation.expected_start,
+        helps=explanation.helps,
+        fair_share=min(float(explanation.fair_share), _LAST),
     )
 
 
@@ -289,6 +291,7 @@ def _ended(job: Job) -> str:
     return f"{job.spec.name} has {spoken(job.state)}{why}{message}."
 
 
+_LAST = 1e9  # the share of a queue of weight 0 above its quota: after all others
 _SPOKEN = {"cancelled": "been cancelled", "timed_out": "timed out"}
 
 

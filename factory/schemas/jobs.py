@@ -292,6 +292,10 @@ class ExplanationView(WireModel):
     nominal_slots: float | None = Field(default=None, description="Its quota; None = not limited by one of its own.")
     expected_start: int | None = Field(default=None, description="When it is expected to start; null: not known.")
     helps: tuple[str, ...] = Field(default=(), description="What would let it start sooner, each a sentence.")
+    fair_share: float = Field(
+        default=0,
+        description="What its queue uses above quota, as a part of a pool per weight; the least goes first.",
+    )
 
 
 class PlanView(WireModel):
