@@ -42,3 +42,12 @@ def test_every_job_of_a_busy_day_ends_under_the_factorys_plan(policy: str) -> No
     trace = synthetic_trace(60, 16, seed=5)
     result = run(trace, POLICIES[policy](2, 8, Charge.REAL), 16, Charge.REAL)
     assert len(result.completion_s) == len(trace)
+
+
+def test_serving_by_attained_service_shortens_the_average_without_knowing_a_run_time() -> None:
+    trace = synthetic_trace(60, 16, seed=5)
+    averages = {
+        name: run(trace, POLICIES[name](2, 8, Charge.REAL), 16, Charge.REAL).summary()["avg_jct_s"]
+        for name in ("fifo", "tiresias", "ours")
+    }
+    assert averages["ours"] < averages["tiresias"] < averages["fifo"]
