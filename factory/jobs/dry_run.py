@@ -32,6 +32,7 @@ class Forecast:
     preempts: tuple[JobId, ...]  # whom it would stop now, by id
     expected_start: Instant | None  # None = not known
     slots_milli: int  # what it would hold, or what it asks for; 0 if no pool can hold it
+    helps: tuple[str, ...] = ()  # what would let it start sooner
 
 
 def forecast(snapshot: Snapshot, job: Job, policy: Policy, now: Instant) -> Forecast:
@@ -45,12 +46,12 @@ def forecast(snapshot: Snapshot, job: Job, policy: Policy, now: Instant) -> Fore
     if (admitted := planning.admitted(job.id)) is not None:
         held = admitted.allocation
         return Forecast(True, None, held, (), now, held.slots_milli)
-    why, start, _ = why_in(planning, job, now)
+    why, start, helps = why_in(planning, job, now)
     if (found := planning.preempting.get(job.id)) is not None:
         victims = tuple(sorted(victim.id for victim in found.victims))
         gone = now + max(victim.spec.grace_s for victim in found.victims) * SECOND
         return Forecast(True, why, found.allocation, victims, gone, found.allocation.slots_milli)
-    return Forecast(True, why, None, (), start, _asked_milli(snapshot, job))
+    return Forecast(True, why, None, (), start, _asked_milli(snapshot, job), helps)
 
 
 def _asked_milli(snapshot: Snapshot, job: Job) -> int:

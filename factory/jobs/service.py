@@ -284,8 +284,12 @@ class JobService:
             job, _, _ = record(None, submitted)
             snapshot = self._snapshots.at(reader)
             found = forecast(snapshot, job, Policy(), now)
-            if found.waiting is not None:
-                found = replace(found, waiting=views.veil_for(snapshot, Scope(tenant)).waiting(found.waiting))
+            veil = views.veil_for(snapshot, Scope(tenant))
+            found = replace(
+                found,
+                waiting=None if found.waiting is None else veil.waiting(found.waiting),
+                helps=tuple(veil.over(text) for text in found.helps),
+            )
             pool = snapshot.pools.get(found.allocation.pool) if found.allocation is not None else None
             stopped = [snapshot.jobs[id] for id in found.preempts]
             return views.plan_view(

@@ -229,6 +229,7 @@ def plan_view(
         slots=forecast.slots_milli / 1000,
         estimate_s=spec.estimate_s,
         slot_hours=slot_hours,
+        helps=() if hold is not None else forecast.helps,
     )
 
 

@@ -312,6 +312,7 @@ class PlanView(WireModel):
     flavor: str | None = None
     replicas: int = 0
     placements: tuple[PlacementView, ...] = ()
+    helps: tuple[str, ...] = Field(default=(), description="What would let it start sooner, each a sentence.")
     preempts: tuple[str, ...] = Field(default=(), description="Jobs of the caller's tenant that it would stop.")
     preempts_others: int = Field(default=0, description="How many of other tenants.")
     expected_start: int | None = Field(default=None, description="When it is expected to start; null: not known.")
