@@ -44,6 +44,7 @@ from factory.errors import ConflictError, IdempotencyConflictError, InvalidReque
 from factory.jobs import views
 from factory.jobs.applying import apply_event
 from factory.jobs.dry_run import forecast
+from factory.jobs.explanations import Explanations
 from factory.jobs.normalising import Normaliser
 from factory.jobs.ports import (
     AttemptProgress,
@@ -126,6 +127,7 @@ class JobService:
         self._bundles = bundles
         self._catalogue = catalogue
         self._snapshots = snapshots or BuiltSnapshots()
+        self._explanations = Explanations()
         self._on_ended = on_ended
 
     # --- submit -----------------------------------------------------------------------------------------------------
@@ -457,7 +459,7 @@ class JobService:
         if job.state is not JobState.QUEUED:
             return job.hold
         snapshot = self._snapshots.at(reader)
-        why = explain(snapshot, job.id, now).waiting
+        why = self._explanations.why(snapshot, job, now)
         return None if why is None else views.veil_for(snapshot, principal.scope).waiting(why)
 
     # --- what attempts do -------------------------------------------------------------------------------------------
