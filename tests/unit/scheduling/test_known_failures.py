@@ -213,6 +213,31 @@ def test_kueue_14543_several_preemptors_together_take_only_what_was_borrowed(at_
     assert len({victim for victim, _ in town.stopped}) == 6
 
 
+@pytest.mark.xfail(strict=True, reason="Claims forgets victims whose preemptor no longer waits; remove when mended")
+def test_kueue_14543_victims_of_a_job_that_started_elsewhere_are_on_their_way_out_still() -> None:
+    """They hold their slots until they are proven dead, but they are no longer borrowed: nobody else goes for them."""
+    town = Town(
+        CPU,
+        node("n1", cpu=4),
+        queue("city"),
+        queue("a", parent="city", quota={"cpu": 2}, borrowing=None),
+        queue("b", parent="city", quota={"cpu": 2}, borrowing=None),
+        at_work("own", queue="a"),
+        *(at_work(f"held{i}", queue="b") for i in range(3)),
+        asked("first", queue="a"),
+    )
+    town.look()
+    town.end("own")
+    town.look()
+    assert town.runs("first")
+    town.submit(asked("second", queue="a", at=1))
+    town.look()
+    assert len(town.stopped) == 1
+    town.bury()
+    town.look()
+    assert town.runs("second")
+
+
 # -- 3 -----------------------------------------------------------------------------------------------------------------
 
 
