@@ -7,6 +7,7 @@ plan costs more than a look may, so the last one is kept for a short while and a
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 from factory.domain.jobs import Job, JobState, Waiting
 from factory.domain.time import SECOND, Instant
@@ -20,9 +21,9 @@ __all__ = ["FRESH_MS", "Explanations", "planned"]
 FRESH_MS = 2 * SECOND
 
 
-def planned(snapshot: Snapshot, now: Instant) -> Planning:
+def planned(snapshot: Snapshot, now: Instant, policy: Policy | None = None) -> Planning:
     """Return the plan that would be made now, with every job's turn in it."""
-    planning = Planning(snapshot, Policy(max_decisions=ENDLESS), now)
+    planning = Planning(snapshot, replace(policy or Policy(), max_decisions=ENDLESS), now)
     planning.run()
     return planning
 
@@ -30,16 +31,17 @@ def planned(snapshot: Snapshot, now: Instant) -> Planning:
 class Explanations:
     """Reasons of one factory's jobs; safe to ask from many threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, policy: Policy | None = None) -> None:
+        self._policy = policy or Policy()
         self._lock = threading.Lock()  # who asks while a plan is made waits for it: it is the answer
         self._planning: Planning | None = None
 
     def why(self, snapshot: Snapshot, job: Job, now: Instant) -> Waiting | None:
         """Return why the job waits; for a queued one as of at most `FRESH_MS` ago."""
         if job.state is not JobState.QUEUED or job.live_attempt is not None:
-            return explain(snapshot, job.id, now).waiting
+            return explain(snapshot, job.id, now, self._policy).waiting
         with self._lock:
             planning = self._planning
             if planning is None or not 0 <= now - planning.now < FRESH_MS or planning.snapshot.jobs.get(job.id) != job:
-                planning = self._planning = planned(snapshot, now)
+                planning = self._planning = planned(snapshot, now, self._policy)
         return why_in(planning, planning.snapshot.jobs[job.id], now)[0]

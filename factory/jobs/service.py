@@ -115,19 +115,22 @@ class JobService:
         catalogue: Catalogue,
         snapshots: Snapshots | None = None,
         on_ended: EndedHook | None = None,
+        policy: Policy | None = None,
     ) -> None:
         """Join the service.
 
         Args:
             snapshots: where explanations get the scheduler's view; None = built from the rows each time.
             on_ended: called in the transaction that ends a job (bootstrap: datasets.settling.settle).
+            policy: what the control loop plans with; None = the defaults.
         """
         self._store = store
         self._ids = ids
         self._bundles = bundles
         self._catalogue = catalogue
         self._snapshots = snapshots or BuiltSnapshots()
-        self._explanations = Explanations()
+        self._policy = policy or Policy()
+        self._explanations = Explanations(self._policy)
         self._on_ended = on_ended
 
     # --- submit -----------------------------------------------------------------------------------------------------
@@ -285,7 +288,7 @@ class JobService:
             submitted = Submitted(now, JobId("job-~"), tenant, principal.id, normal.spec)
             job, _, _ = record(None, submitted)
             snapshot = self._snapshots.at(reader)
-            found = forecast(snapshot, job, Policy(), now)
+            found = forecast(snapshot, job, self._policy, now)
             veil = views.veil_for(snapshot, Scope(tenant))
             found = replace(
                 found,
@@ -444,7 +447,7 @@ class JobService:
             if job.is_terminal:
                 return views.explanation_view(job, None)
             snapshot = self._snapshots.at(reader)
-            said = explain(snapshot, job_id, now)
+            said = explain(snapshot, job_id, now, self._policy)
             veil = views.veil_for(snapshot, principal.scope)
             said = replace(
                 said,

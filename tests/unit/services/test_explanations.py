@@ -6,7 +6,7 @@ import pytest
 
 from factory.domain.jobs import PriorityClass, WaitReason
 from factory.jobs import explanations
-from factory.scheduling.planning import Planning
+from factory.scheduling.planning import Planning, Policy
 from factory.scheduling.snapshot import Snapshot
 
 from .world import ANNA, NOW, World, command
@@ -17,9 +17,9 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """When a plan was made for explanations."""
     made: list[int] = []
 
-    def counted(snapshot: Snapshot, now: int) -> Planning:
+    def counted(snapshot: Snapshot, now: int, policy: Policy | None = None) -> Planning:
         made.append(now)
-        return real(snapshot, now)
+        return real(snapshot, now, policy)
 
     real = explanations.planned
     monkeypatch.setattr(explanations, "planned", counted)
