@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
 
@@ -50,7 +51,7 @@ def test_an_instant_weighs_twice_what_one_half_life_before_it_does(halves: int) 
 def test_within_a_half_life_weights_grow_evenly_tick_by_tick() -> None:
     weights = [weight(tick * TICK, 0) for tick in range(HALF_LIFE_S // TICK_S + 1)]
     assert weights == sorted(set(weights))
-    factors = [Fraction(after, before) for before, after in zip(weights, weights[1:], strict=False)]
+    factors = [Fraction(after, before) for before, after in pairwise(weights)]
     assert max(factors) - min(factors) < Fraction(1, 10**6)
     assert abs(weights[120] / 2**32 - 2**0.5) < 1e-9
 
