@@ -228,6 +228,10 @@ class AttemptView(WireModel):
     running_at: int | None = None
     ended_at: int | None = None
     stopping: EndReason | None = None
+    preempted_for: str = Field(
+        "", description="Job that it made room for; 'another department' for a foreign one. Said of one job, not in lists."
+    )
+    )
     outcome: OutcomeView | None = None
     proof: str = ""
     code_digest: str = ""

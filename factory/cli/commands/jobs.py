@@ -136,6 +136,9 @@ def show(job: JobArgument) -> None:
             ],
             empty="",
         )
+        for a in view.attempts:
+            if a.preempted_for:
+                console.print(f"attempt {a.ordinal} made room for {a.preempted_for}", soft_wrap=True)
 
 
 def _asks(view: JobView) -> str:
