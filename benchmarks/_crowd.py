@@ -181,13 +181,13 @@ def build_crowd(rng: Random, *, queued: int, tenants: int, nodes: int, now: Inst
     return crowd
 
 
-def allocated(rows_nodes: list[Node], held: dict[str, Resources]) -> dict[str, float]:
+def allocated(rows_nodes: list[Node], held: dict[PoolName, Resources]) -> dict[PoolName, float]:
     """Return per pool the share of its ready nodes that is given out, of the resource that is given out most."""
-    total: dict[str, Resources] = {}
+    total: dict[PoolName, Resources] = {}
     for node in rows_nodes:
         if node.state is NodeState.READY:
             total[node.pool] = total.get(node.pool, Resources()) + node.capacity
-    found: dict[str, float] = {}
+    found: dict[PoolName, float] = {}
     for pool, all_of_it in sorted(total.items()):
         given = held.get(pool, Resources())
         found[pool] = max(

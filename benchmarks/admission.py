@@ -14,9 +14,9 @@ admission, means per class. After the run every job is read back from the store:
 `peak_of_quota` is the most that a cohort held after any turn of the loop (1 = all of its quota).
 
 Source: Kueue's `test/performance/scheduler` generators (baseline, large-scale): cohorts of queues, each with a nominal
-quota of 20 units and a borrowing limit of 100. A cohort is a queue without quotas above its queues here, a unit one CPU
-slot, and priorities 50/100/200 are the classes low/normal/high. Differs: Kueue creates single objects, we batches of
-what is due.
+quota of 20 units and a borrowing limit of 100. A cohort is a queue above its queues here, with nothing of its own; a
+unit is one CPU slot, and priorities 50/100/200 are the classes low/normal/high. Differs: Kueue creates single objects,
+we batches of what is due.
 """
 
 from __future__ import annotations
@@ -235,7 +235,7 @@ class Bench:
         quota = (Quota(POOL, NOMINAL * 1000, BORROWING * 1000),)
         for cohort in range(self.workload.cohorts):
             tenant, above = TenantId(f"c{cohort}"), QueueName(f"c{cohort}")
-            tx.put_queue(Queue(above, tenant))
+            tx.put_queue(Queue(above, tenant, quotas=(Quota(POOL, 0, 0),)))  # a cohort shares within itself only
             for number in range(self.workload.queues):
                 tx.put_queue(Queue(QueueName(f"{above}-q{number}"), tenant, parent=above, quotas=quota))
 

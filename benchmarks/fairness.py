@@ -14,7 +14,7 @@ another; `in_parts`: as if jobs could be cut), `wait_p50_s`, `wait_p99_s`; and o
 - Waits are from submit to the first start; a job that still waits at the end counts with its wait so far.
 
 Both run through the real `plan`, every plan is checked, time is virtual, and the same seed gives the same figures.
-With `--plots FOLDER` it also draws the figures of docs/scheduling.md (needs matplotlib).
+It also prints the tables of docs/scheduling.md, and with `--plots FOLDER` draws its figures (needs matplotlib).
 
     python -m benchmarks.fairness [--days 7] [--seed 1] [--plots docs/images]
 """
@@ -30,6 +30,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from benchmarks._tables import tables
 from factory.domain.ids import QueueName
 from factory.simulation.city import CityRun, run_city
 from factory.simulation.workloads import DEPARTMENTS, city_week
@@ -67,6 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         draw(runs, given.plots)
     if "ours" in found and "fifo" in found:
+        print(tables(found["ours"], found["fifo"]))
         found["met"] = (
             found["ours"]["worst_share"] >= MUST and found["ours"]["utilisation"] >= found["fifo"]["utilisation"]
         )
@@ -116,6 +118,7 @@ def summary(run: CityRun) -> dict[str, Any]:
         "wait_p99_s": _quantile(sorted(wait for waits in run.waits_s.values() for wait in waits), 990),
         "preemptions": run.preemptions,
         "preempted_slot_hours": round(run.lost_slot_hours, 1),
+        "held_slot_hours": round(held),
         "failed_slot_hours": round(run.failed_slot_hours, 1),
         "jobs": len(run.workload.arrivals),
         "jobs_ended": run.ended,

@@ -15,6 +15,9 @@ runs only the tests that execute the changed line, the quick ones first, up to t
 Why not mutmut or cosmic-ray: mutmut 3 copies the project and has no seeded sample of several packages, cosmic-ray
 starts a fresh pytest for every mutant.
 
+Run it where nobody edits meanwhile (a clone, a worktree): files are read when their mutant's turn comes. With
+`--results FILE` a run that was cut off goes on where it was.
+
     python -m benchmarks.mutation --package factory/scheduling --package factory/lifecycle --sample 600 --seed 1
 """
 
@@ -90,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
     for package in packages:
         traced = _in_fork(_trace, package)
         if traced is None:
-            print(f"the tests of {package} fail without any change")
+            print(f"the tests of {package} fail without any change: pytest {' '.join(_test_folders(package))}")
             return 1
         covers |= traced
         tests = {test for lines in traced.values() for all_of_them in lines.values() for _, test in all_of_them}

@@ -2,12 +2,13 @@
 
 Prints one JSON object on its last line: {cycle_p50_ms, cycle_p99_ms, rebuild_s, rss_mb, decisions_per_s, ...}.
 
-The factory begins nearly full (`allocated_start`), with 79 shapes from a tenth of a GPU to gangs of 64, a queue per
-tenant under departments, quotas that are borrowed, lent and taken back, priorities, and estimates for a part of the
-jobs. On a virtual clock 200 jobs a second arrive and 200 end; nodes drain and come back. Cycles follow each other as
-the control loop's do: each takes what happened in the last 100 ms, or in the time that the last cycle really took if
-that was longer. Its decisions come back as changes of the next one, through `lifecycle.record`; a preempted attempt
-ends some seconds later, and only then frees its slots.
+The factory begins nearly full (`allocated_start`: the scarcest resource of each pool, nodes weighted alike), with 79
+shapes from a tenth of a GPU to gangs of 64, a queue per tenant under departments, quotas that are borrowed, lent and
+taken back, priorities, and estimates for a part of the jobs. On a virtual clock 200 jobs a second arrive and 200 end;
+nodes drain and come back. Cycles follow each other as the control loop's do: each takes what happened in the last 100
+ms, or in the time that the last cycle really took if that was longer. Its decisions come back as changes of the next
+one, through `lifecycle.record`; a preempted attempt ends some seconds later, and only then
+frees its slots.
 
 Beside the timing, every cycle is checked against books of its own (`factory.testing.plan_checks`), and five also for
 `plan(evolved) == plan(built anew)`; `rebuild_s` is the median of these five builds. The first cycles (`--warmup`) are
@@ -42,7 +43,7 @@ from factory.domain.events import (
     Event,
     PreemptRequested,
 )
-from factory.domain.ids import AttemptId, JobId
+from factory.domain.ids import AttemptId, JobId, PoolName
 from factory.domain.jobs import EndReason, Job, JobState, Outcome
 from factory.domain.pools import NodeState
 from factory.domain.resources import Resources
@@ -241,7 +242,7 @@ class _Run:
         self._changes: list[int] = []
         self._busy_s = 0.0
         self._rebuild_s: list[float] = []
-        self._allocated: list[dict[str, float]] = []
+        self._allocated: list[dict[PoolName, float]] = []
         self._policy = Policy()
         self._virtual_s = 0.0
 
@@ -291,8 +292,8 @@ class _Run:
         if plan(built, self._policy, self._world.now) != decided:
             self.faults.append(Fault("evolve", "the evolved snapshot is planned otherwise than one built anew"))
 
-    def _given_out(self) -> dict[str, float]:
-        held: dict[str, Resources] = {}
+    def _given_out(self) -> dict[PoolName, float]:
+        held: dict[PoolName, Resources] = {}
         for id, node in self._books.nodes.items():
             if node.state is NodeState.READY:
                 held[node.pool] = held.get(node.pool, Resources()) + self._books.used(id)
@@ -301,7 +302,8 @@ class _Run:
     def figures(self) -> dict[str, Any]:
         """Everything for the JSON line."""
         happened = self._world.happened
-        over = [min(each.values()) for each in self._allocated]
+        nodes = Counter(node.pool for node in self._books.nodes.values())
+        over = [sum(share * nodes[pool] for pool, share in each.items()) / nodes.total() for each in self._allocated]
         return {
             "cycle_p50_ms": _quantile(self.cycle_ms, 0.5),
             "cycle_p99_ms": _quantile(self.cycle_ms, 0.99),

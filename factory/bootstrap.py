@@ -20,7 +20,7 @@ from factory.algorithms.catalogue import Catalogue, load_catalogue
 from factory.control.loop import ControlLoop
 from factory.control.loop import Settings as LoopSettings
 from factory.control.ports import ControlReader
-from factory.control.view import View, build, catch_up
+from factory.control.view import View, build, catch_up, since_at
 from factory.datasets.service import DatasetService
 from factory.datasets.settling import settle
 from factory.datasets.tables import LocalTables
@@ -29,7 +29,7 @@ from factory.domain.jobs import Job
 from factory.domain.pools import NodeState
 from factory.domain.resources import slots_in
 from factory.domain.tenancy import PLATFORM, Principal, Role
-from factory.domain.time import Instant
+from factory.domain.time import Clock, Instant
 from factory.errors import ConfigurationError, FactoryError, FeedPrunedError, UnauthenticatedError
 from factory.jobs.bundles import Bundles
 from factory.jobs.history import HistoryService
@@ -40,6 +40,7 @@ from factory.models.service import ModelService
 from factory.objects.files import FileObjectStore
 from factory.objects.ports import ObjectStore
 from factory.pools.service import PoolService
+from factory.scheduling.planning import Policy
 from factory.scheduling.snapshot import Snapshot
 from factory.schemas.platform import KeyRequest, TenantRequest
 from factory.serving.service import EndpointService, follow_aliases
@@ -60,6 +61,7 @@ __all__ = [
     "UuidIds",
     "assemble",
     "first_steps",
+    "policy_of",
     "tune_collector",
 ]
 
@@ -146,12 +148,21 @@ def assemble(settings: Settings, *, hooks: CommitHooks | None = None) -> Control
     objects = FileObjectStore(settings.objects)
     catalogue = load_catalogue()
     bundles = Bundles(objects)
-    snapshots = EvolvingSnapshots()
+    snapshots = EvolvingSnapshots(clock)
 
     def ended(tx: object, job: Job, now: Instant) -> None:
         settle(tx, job, now, jobs=jobs)
 
-    jobs = JobService(store, ids=ids, bundles=bundles, catalogue=catalogue, snapshots=snapshots, on_ended=ended)
+    policy = policy_of(settings)
+    jobs = JobService(
+        store,
+        ids=ids,
+        bundles=bundles,
+        catalogue=catalogue,
+        snapshots=snapshots,
+        on_ended=ended,
+        policy=policy,
+    )
     plane = ControlPlane(
         settings=settings,
         clock=clock,
@@ -178,6 +189,7 @@ def assemble(settings: Settings, *, hooks: CommitHooks | None = None) -> Control
                 renew_s=max(1, settings.lease_ttl_s // 5),
                 runner_silence_s=settings.runner_silence_s,
                 lost_node_keep_s=settings.lost_node_keep_s,
+                policy=policy,
             ),
             follow=follow_aliases,
             on_ended=ended,
@@ -188,6 +200,16 @@ def assemble(settings: Settings, *, hooks: CommitHooks | None = None) -> Control
     )
     metrics.watch(lambda: _sample(plane, snapshots))
     return plane
+
+
+def policy_of(settings: Settings) -> Policy:
+    """Return what the operator set of the scheduler: one value for the loop, explanations and dry runs."""
+    return Policy(
+        min_runtime_s=settings.min_runtime_s,
+        max_preemptions=settings.max_preemptions,
+        max_victims=settings.max_victims,
+        preempts_for_share=settings.preempts_for_share,
+    )
 
 
 def first_steps(plane: ControlPlane) -> Path | None:
@@ -211,18 +233,24 @@ def first_steps(plane: ControlPlane) -> Path | None:
 
 
 class EvolvingSnapshots:
-    """Adapter of `jobs.ports.Snapshots`: kept up from the change feed, O(changes) per look."""
+    """Adapter of `jobs.ports.Snapshots`: kept up from the change feed, O(changes) per look.
 
-    def __init__(self) -> None:
+    It sees what the leader's loop sees, history of usage and run times included.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._view: View | None = None
 
     def at(self, reader: object) -> Snapshot:
         opened: ControlReader = reader  # pyright: ignore[reportAssignmentType]  # one store satisfies every port
-        view = self._view
+        view, now = self._view, self._clock.now()
+        if view is not None and since_at(now) > view.snapshot.since:
+            view = None
         try:
-            view = build(opened) if view is None else catch_up(opened, view)[0]
+            view = build(opened, now) if view is None else catch_up(opened, view)[0]
         except FeedPrunedError:
-            view = build(opened)
+            view = build(opened, now)
         # the value is frozen: threads that race here lose at most work
         if self._view is None or view.cursor >= self._view.cursor:
             self._view = view

@@ -52,6 +52,10 @@ class Settings(BaseSettings):
     lease_ttl_s: Seconds = 15  # how long a leader leads without renewing
     lost_node_keep_s: Seconds = 3600  # a lost node that holds nothing is removed so long after its last report
     runner_silence_s: Seconds = 30  # after so long without a call a runner counts as silent
+    min_runtime_s: int | None = Field(None, ge=0)  # an attempt runs so long before it may be preempted; as the policy
+    max_preemptions: int | None = Field(None, ge=0)  # of one job, after that it is left alone; None = as the policy
+    max_victims: int = Field(64, ge=1)  # attempts that may be preempted for one job
+    preempts_for_share: bool = True  # also above quota: for a department whose share is less
     poll_s: Seconds = 25  # the longest wait of one long poll
     drain_s: Seconds = 10  # how long calls may go on after SIGTERM
     loop_stall_s: Seconds = 30  # a leader whose loop has not turned for so long is not ready

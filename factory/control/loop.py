@@ -27,7 +27,7 @@ from factory.control.fencing import FenceWatch, dead_by_fence
 from factory.control.gates import Doomed, Open, judge, pool_key
 from factory.control.ledger import Refusal
 from factory.control.ports import ControlStore, ControlTx, Lease, ReplicaSubmitter
-from factory.control.view import Changed, View, build, catch_up
+from factory.control.view import Changed, View, build, catch_up, since_at
 from factory.domain.events import CancelRequested, Event, Held, Queued
 from factory.domain.ids import JobId, NodeId, RunnerId
 from factory.domain.jobs import AttemptState, Job, JobState
@@ -45,6 +45,9 @@ __all__ = ["ControlLoop", "Planner", "Settings", "TickResult"]
 T = TypeVar("T")
 
 _SWEEP_EVERY_MS = 60 * SECOND  # between two looks for lost nodes to remove
+# While jobs wait, plan so often although nothing changed: expected ends have passed, shares have decayed. Prime to the
+# 64 seconds over which the scheduler spreads its looks for victims, so that every job has its turn in one of them.
+_PLAN_EVERY_MS = 7 * SECOND
 
 
 class Planner(Protocol):
@@ -135,7 +138,8 @@ class ControlLoop:
         self._renewed_at: Instant = 0
         self._view: View | None = None
         self._agenda = Agenda()
-        self._planned: Snapshot | None = None  # what the last plan saw; the same snapshot gives the same plan
+        self._planned: Snapshot | None = None  # what the last plan saw; until `_plan_at` it gives the same plan
+        self._plan_at: Instant | None = None  # plan again then, whether or not something changed
         self._endpoints_dirty = True
         self._endpoints_at: Instant | None = None
         self._swept_at: Instant = 0
@@ -209,7 +213,7 @@ class ControlLoop:
     # -- 2. view -------------------------------------------------------------------------------------------------
 
     def _refresh(self, now: Instant) -> None:
-        if self._view is not None:
+        if self._view is not None and since_at(now) <= self._view.snapshot.since:
             old = self._view
             try:
                 self._view, changed = self._store.read(lambda reader: catch_up(reader, old))
@@ -219,7 +223,7 @@ class ControlLoop:
                 if not changed.is_empty:
                     self._note(old.snapshot, self._view.snapshot, changed)
                 return
-        self._view = self._store.read(build)
+        self._view = self._store.read(lambda reader: build(reader, now))
         self._agenda = Agenda.of(self._view.snapshot)
         self._planned = None
         self._endpoints_dirty = self._aliases_dirty = True
@@ -387,11 +391,15 @@ class ControlLoop:
 
     def _dispatch(self, tally: _Tally, epoch: int, now: Instant) -> None:
         view = self._seen()
-        if view.snapshot is self._planned and not self._agenda.backed_off:
+        is_due = self._plan_at is not None and now >= self._plan_at
+        if view.snapshot is self._planned and not self._agenda.backed_off and not is_due:
             return
         self._agenda.backed_off = False
         found = self._plan(view.snapshot, self._settings.policy, now)
         self._planned = view.snapshot
+        self._plan_at = found.wake_at
+        if found.waiting and (found.wake_at is None or found.wake_at > now + _PLAN_EVERY_MS):
+            self._plan_at = now + _PLAN_EVERY_MS
         latest = view
         for decisions in _groups(found.decisions, self._settings.group):
             done = self._in_tx(
@@ -483,6 +491,8 @@ class ControlLoop:
         yield now + (settings.renew_s if self._lease is not None else settings.lease_s // 3) * SECOND
         if (due := self._agenda.next_due()) is not None:
             yield max(due, now)
+        if self._lease is not None and self._plan_at is not None:
+            yield max(self._plan_at, now)
         if self._endpoints_at is not None:
             yield max(self._endpoints_at, now)
         for _, runner in self._seen().snapshot.runners.items():

@@ -5,16 +5,17 @@ Nothing is stored. The answer holds for this moment: the next plan sees what hap
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from factory.domain.ids import JobId
 from factory.domain.jobs import Allocation, Job, Waiting
 from factory.domain.resources import slots_milli
-from factory.domain.time import Instant
+from factory.domain.time import SECOND, Instant
 from factory.scheduling.changes import JobChanged
-from factory.scheduling.explaining import explain
+from factory.scheduling.explaining import why_in
 from factory.scheduling.feasibility import check_feasible
-from factory.scheduling.planning import Admit, Policy, Preempt, plan
+from factory.scheduling.planning import Planning, Policy
+from factory.scheduling.quota import ENDLESS
 from factory.scheduling.snapshot import Snapshot
 from factory.scheduling.waiting import lane_of
 
@@ -27,10 +28,11 @@ class Forecast:
 
     feasible: bool  # it could run, at the latest when the factory is idle
     waiting: Waiting | None  # why it would wait, or could never run; None: it would start now
-    allocation: Allocation | None  # what it would be given now
+    allocation: Allocation | None  # what it would be given now, or when those that it stops are gone
     preempts: tuple[JobId, ...]  # whom it would stop now, by id
     expected_start: Instant | None  # None = not known
     slots_milli: int  # what it would hold, or what it asks for; 0 if no pool can hold it
+    helps: tuple[str, ...] = ()  # what would let it start sooner
 
 
 def forecast(snapshot: Snapshot, job: Job, policy: Policy, now: Instant) -> Forecast:
@@ -38,15 +40,18 @@ def forecast(snapshot: Snapshot, job: Job, policy: Policy, now: Instant) -> Fore
     misfit = check_feasible(snapshot, job.spec, job.tenant)
     if misfit is not None:
         return Forecast(False, misfit, None, (), None, _asked_milli(snapshot, job))
-    with_it = snapshot.evolve([JobChanged(job.id, job)])
-    decisions = plan(with_it, policy, now).decisions
-    preempts = sorted(d.job_id for d in decisions if isinstance(d, Preempt) and d.for_job == job.id)
-    for decision in decisions:
-        if isinstance(decision, Admit) and decision.job_id == job.id:
-            held = decision.allocation
-            return Forecast(True, None, held, tuple(preempts), now, held.slots_milli)
-    said = explain(with_it, job.id, now)
-    return Forecast(True, said.waiting, None, tuple(preempts), said.expected_start, _asked_milli(snapshot, job))
+    # every job's turn comes in this plan: what a real one leaves for the next, this one decides at once
+    planning = Planning(snapshot.evolve([JobChanged(job.id, job)]), replace(policy, max_decisions=ENDLESS), now)
+    planning.run()
+    if (admitted := planning.admitted(job.id)) is not None:
+        held = admitted.allocation
+        return Forecast(True, None, held, (), now, held.slots_milli)
+    why, start, helps = why_in(planning, job, now)
+    if (found := planning.preempting.get(job.id)) is not None:
+        victims = tuple(sorted(victim.id for victim in found.victims))
+        gone = now + max(victim.spec.grace_s for victim in found.victims) * SECOND
+        return Forecast(True, why, found.allocation, victims, gone, found.allocation.slots_milli)
+    return Forecast(True, why, None, (), start, _asked_milli(snapshot, job), helps)
 
 
 def _asked_milli(snapshot: Snapshot, job: Job) -> int:

@@ -44,6 +44,7 @@ from factory.errors import ConflictError, IdempotencyConflictError, InvalidReque
 from factory.jobs import views
 from factory.jobs.applying import apply_event
 from factory.jobs.dry_run import forecast
+from factory.jobs.explanations import Explanations
 from factory.jobs.normalising import Normaliser
 from factory.jobs.ports import (
     AttemptProgress,
@@ -114,18 +115,22 @@ class JobService:
         catalogue: Catalogue,
         snapshots: Snapshots | None = None,
         on_ended: EndedHook | None = None,
+        policy: Policy | None = None,
     ) -> None:
         """Join the service.
 
         Args:
             snapshots: where explanations get the scheduler's view; None = built from the rows each time.
             on_ended: called in the transaction that ends a job (bootstrap: datasets.settling.settle).
+            policy: what the control loop plans with; None = the defaults.
         """
         self._store = store
         self._ids = ids
         self._bundles = bundles
         self._catalogue = catalogue
         self._snapshots = snapshots or BuiltSnapshots()
+        self._policy = policy or Policy()
+        self._explanations = Explanations(self._policy)
         self._on_ended = on_ended
 
     # --- submit -----------------------------------------------------------------------------------------------------
@@ -283,9 +288,13 @@ class JobService:
             submitted = Submitted(now, JobId("job-~"), tenant, principal.id, normal.spec)
             job, _, _ = record(None, submitted)
             snapshot = self._snapshots.at(reader)
-            found = forecast(snapshot, job, Policy(), now)
-            if found.waiting is not None:
-                found = replace(found, waiting=views.veil_for(snapshot, Scope(tenant)).waiting(found.waiting))
+            found = forecast(snapshot, job, self._policy, now)
+            veil = views.veil_for(snapshot, Scope(tenant))
+            found = replace(
+                found,
+                waiting=None if found.waiting is None else veil.waiting(found.waiting),
+                helps=tuple(veil.over(text) for text in found.helps),
+            )
             pool = snapshot.pools.get(found.allocation.pool) if found.allocation is not None else None
             stopped = [snapshot.jobs[id] for id in found.preempts]
             return views.plan_view(
@@ -404,6 +413,7 @@ class JobService:
                 with_result=True,
                 datasets=tuple(f"{v.dataset}@{v.number}" for v in reader.versions_of_job(scope, job_id)),
                 models=tuple(f"{m.model}@{m.number}" for m in reader.models_of_job(scope, job_id)),
+                preemptors=reader.jobs_of(scope, views.preemptors_of(job)),
             )
 
         return self._store.read(look)
@@ -438,9 +448,13 @@ class JobService:
             if job.is_terminal:
                 return views.explanation_view(job, None)
             snapshot = self._snapshots.at(reader)
-            said = explain(snapshot, job_id, now)
-            if said.waiting is not None:
-                said = replace(said, waiting=views.veil_for(snapshot, principal.scope).waiting(said.waiting))
+            said = explain(snapshot, job_id, now, self._policy)
+            veil = views.veil_for(snapshot, principal.scope)
+            said = replace(
+                said,
+                waiting=None if said.waiting is None else veil.waiting(said.waiting),
+                helps=tuple(veil.over(text) for text in said.helps),
+            )
             return views.explanation_view(job, said)
 
         return self._store.read(look)
@@ -449,7 +463,7 @@ class JobService:
         if job.state is not JobState.QUEUED:
             return job.hold
         snapshot = self._snapshots.at(reader)
-        why = explain(snapshot, job.id, now).waiting
+        why = self._explanations.why(snapshot, job, now)
         return None if why is None else views.veil_for(snapshot, principal.scope).waiting(why)
 
     # --- what attempts do -------------------------------------------------------------------------------------------

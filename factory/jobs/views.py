@@ -84,6 +84,7 @@ def job_view(
     with_result: bool = False,
     datasets: tuple[str, ...] = (),
     models: tuple[str, ...] = (),
+    preemptors: Collection[JobId] | None = None,
 ) -> JobView:
     """Return the view of a job.
 
@@ -91,6 +92,7 @@ def job_view(
         waiting: why it waits, as explained on demand; None = what its row says.
         with_result: with the returned value, which may be large.
         datasets: versions that it wrote, "footfall@1"; models: versions that it registered.
+        preemptors: of the jobs that it made room for, those that the caller may see; None = say nothing of them.
     """
     outcome = job.outcome
     has_result = outcome is not None and outcome.reason is EndReason.COMPLETED and outcome.result_json is not None
@@ -120,7 +122,7 @@ def job_view(
         has_result=has_result,
         result=result,
         retries=job.retries,
-        attempts=tuple(_attempt_view(attempt) for attempt in job.attempts),
+        attempts=tuple(_attempt_view(attempt, preemptors) for attempt in job.attempts),
         progress=None if progress is None else progress_view(progress),
         inputs={i.name: f"{i.dataset}@{i.version}" for i in job.spec.inputs},
         datasets=datasets,
@@ -191,6 +193,8 @@ def explanation_view(job: Job, explanation: Explanation | None) -> ExplanationVi
         used_slots=explanation.share_milli / 1000,
         nominal_slots=None if explanation.nominal_milli is None else explanation.nominal_milli / 1000,
         expected_start=explanation.expected_start,
+        helps=explanation.helps,
+        fair_share=min(float(explanation.fair_share), _LAST),
     )
 
 
@@ -227,6 +231,7 @@ def plan_view(
         slots=forecast.slots_milli / 1000,
         estimate_s=spec.estimate_s,
         slot_hours=slot_hours,
+        helps=() if hold is not None else forecast.helps,
     )
 
 
@@ -239,7 +244,17 @@ def _prospect(spec: JobSpec, forecast: Forecast, waiting: Waiting | None) -> str
     return would + (f": {waiting.message}." if waiting is not None else ".")
 
 
-def _attempt_view(attempt: Attempt) -> AttemptView:
+def preemptors_of(job: Job) -> frozenset[JobId]:
+    """Return the jobs that attempts of this one were stopped for."""
+    stops = [attempt.stop for attempt in job.attempts]
+    return frozenset(JobId(stop.by) for stop in stops if stop is not None and stop.reason is EndReason.PREEMPTED)
+
+
+def _attempt_view(attempt: Attempt, own: Collection[JobId] | None) -> AttemptView:
+    stop = attempt.stop
+    made_room = ""
+    if stop is not None and stop.reason is EndReason.PREEMPTED and own is not None:
+        made_room = stop.by if stop.by in own else "another department"
     return AttemptView(
         id=attempt.id,
         ordinal=attempt.ordinal,
@@ -251,7 +266,8 @@ def _attempt_view(attempt: Attempt) -> AttemptView:
         starting_at=attempt.starting_at,
         running_at=attempt.running_at,
         ended_at=attempt.ended_at,
-        stopping=None if attempt.stop is None else attempt.stop.reason,
+        stopping=None if stop is None else stop.reason,
+        preempted_for=made_room,
         outcome=None if attempt.outcome is None else _outcome_view(attempt.outcome),
         proof=attempt.proof,
         code_digest=attempt.code_digest,
@@ -289,6 +305,7 @@ def _ended(job: Job) -> str:
     return f"{job.spec.name} has {spoken(job.state)}{why}{message}."
 
 
+_LAST = 1e9  # the share of a queue of weight 0 above its quota: after all others
 _SPOKEN = {"cancelled": "been cancelled", "timed_out": "timed out"}
 
 

@@ -1,6 +1,6 @@
 """How long a job will run: as declared, or as jobs like it ran. Unknown is an answer (None), never a guess.
 
-Rules (docs/adr/0011)
+Rules (docs/adr/0013)
     E1  Jobs are alike if tenant, what they run, and size are the same. Of each kind the last 32 that succeeded count.
     E2  Without a declaration the estimate is the third quartile of their run times, from three of them on.
     E3  A declaration is corrected upwards by the third quartile of (run time / declared), from three on: who

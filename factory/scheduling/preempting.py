@@ -1,6 +1,6 @@
 """Who makes room: the running attempts that a waiting job may preempt, as few and as cheap as can be.
 
-Rules (docs/adr/0012)
+Rules (docs/adr/0014)
     V1  From other queues, jobs are reclaimed for a job that stays within quota, from queues that hold more than theirs:
         compared just below the lowest common ancestor, where both sides' quotas meet (Kueue's "reclaim within cohort").
     V2  Above quota, too, where its side's share with the job stays below the other side's share without the victim

@@ -228,6 +228,10 @@ class AttemptView(WireModel):
     running_at: int | None = None
     ended_at: int | None = None
     stopping: EndReason | None = None
+    preempted_for: str = Field(
+        "", description="Job that it made room for; 'another department' for a foreign one. Said of one job, not in lists."
+    )
+    )
     outcome: OutcomeView | None = None
     proof: str = ""
     code_digest: str = ""
@@ -292,6 +296,10 @@ class ExplanationView(WireModel):
     nominal_slots: float | None = Field(default=None, description="Its quota; None = not limited by one of its own.")
     expected_start: int | None = Field(default=None, description="When it is expected to start; null: not known.")
     helps: tuple[str, ...] = Field(default=(), description="What would let it start sooner, each a sentence.")
+    fair_share: float = Field(
+        default=0,
+        description="What its queue uses above quota, as a part of a pool per weight; the least goes first.",
+    )
 
 
 class PlanView(WireModel):
@@ -308,6 +316,7 @@ class PlanView(WireModel):
     flavor: str | None = None
     replicas: int = 0
     placements: tuple[PlacementView, ...] = ()
+    helps: tuple[str, ...] = Field(default=(), description="What would let it start sooner, each a sentence.")
     preempts: tuple[str, ...] = Field(default=(), description="Jobs of the caller's tenant that it would stop.")
     preempts_others: int = Field(default=0, description="How many of other tenants.")
     expected_start: int | None = Field(default=None, description="When it is expected to start; null: not known.")

@@ -17,6 +17,7 @@ __all__ = ["OTHERS", "Veil"]
 OTHERS = "other departments"
 _QUEUE = re.compile(r"\bqueue ['`](?P<name>[a-z0-9-]+)['`]")
 _NAME = re.compile(r"(?P<before>\b\w+ )?['`](?P<name>[a-z0-9-]+)['`]")
+_SAME = re.compile(rf"{OTHERS}(?:(?:, | and ){OTHERS})+")  # of several one is enough
 _JOB = re.compile(r"\bjob-[0-9a-z~-]*[0-9a-z~]")
 _NO_QUEUE = ("pool ", "flavor ", "node ", "zone ", "model ", "dataset ", "tenant ")  # names of other kinds, as they are
 
@@ -36,7 +37,7 @@ class Veil:
     def over(self, text: str) -> str:
         """Return the sentence as the caller may read it."""
         text = _QUEUE.sub(lambda m: f"a queue of {OTHERS}" if m["name"] in self.queues else m[0], text)
-        text = _NAME.sub(self._named, text)
+        text = _SAME.sub(OTHERS, _NAME.sub(self._named, text))
         return _JOB.sub(lambda m: f"a job of {OTHERS}" if self.hides_job(m[0]) else m[0], text)
 
     def waiting(self, waiting: Waiting) -> Waiting:

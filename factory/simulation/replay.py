@@ -14,7 +14,8 @@ What is assumed, since no log can tell it:
   jobs of its queue and name, else of all. One that was withdrawn while it waited is withdrawn at that time if it still
   waits then.
 - R5 Dependencies and gates are over when the job really was queued; nodes do not fail.
-- R6 The scheduler looks at most once every `step_ms`, and at least every `LOOK_MS` while somebody waits.
+- R6 The scheduler looks when something happens and when its last plan asks to be asked again, at most once every
+  `step_ms`.
 """
 
 from __future__ import annotations
@@ -61,9 +62,8 @@ __all__ = [
 ]
 
 STOP_MS = 2 * SECOND
-LOOK_MS = 60 * SECOND
 _UNKNOWN_MS = 60 * SECOND  # of a job of which nothing at all is known
-_LOOKS = 20_000  # of the scheduler in a period, about: with more events it takes several together
+_LOOKS = 6_000  # of the scheduler in a period, about: with more events it takes several together
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +257,7 @@ class _World:
         self._waiting = 0
         self._preemptions = 0
         self._looks = 0
+        self._wake_at: Instant | None = None  # when time alone changes what the last plan said
         self._heap: list[_Happening] = []
         self._numbers = 0
         for work in sorted(period.works, key=lambda w: (w.queued_at, w.submitted_at, w.id)):
@@ -266,12 +267,8 @@ class _World:
 
     def run(self) -> None:
         now = self._period.since
-        while self._heap:
-            due = self._heap[0].at
-            if self._waiting and due > now + LOOK_MS:  # rule R6: what only time brings (aging, a least run time)
-                now += LOOK_MS
-            else:
-                now = max(now, -(-due // self._step_ms) * self._step_ms)
+        while (due := self._due()) is not None:
+            now = max(now, -(-due // self._step_ms) * self._step_ms)
             touched: dict[JobId, None] = {}
             while self._heap and self._heap[0].at <= now:
                 happening = heappop(self._heap)
@@ -310,6 +307,14 @@ class _World:
             looks=self._looks,
         )
 
+    def _due(self) -> Instant | None:
+        """Return when to look next (rule R6); None: nothing will happen any more."""
+        happens = self._heap[0].at if self._heap else None
+        wakes = self._wake_at if self._waiting else None
+        if happens is None:  # only what never ends runs: time may still let somebody be preempted, but not for ever
+            return wakes if wakes is not None and wakes < self._period.until else None
+        return happens if wakes is None else min(happens, wakes)
+
     # -- what happens ------------------------------------------------------------------------------------------------
 
     def _entry(self, work: Work) -> Instant | None:
@@ -346,7 +351,7 @@ class _World:
                 if live is None or live.id != what.attempt or (live.stop is not None) != (what.kind == "stopped"):
                     return False
                 reason = EndReason.PREEMPTED if what.kind == "stopped" else EndReason.COMPLETED
-                self._end(job, live, reason, now)
+                self._end(job, live, reason, what.at)  # its slots are found free at the next look
                 return True
 
     def _submit(self, work: Work, now: Instant) -> None:
@@ -384,20 +389,25 @@ class _World:
 
     def _look(self, now: Instant) -> None:
         policy = Policy()
+        self._wake_at = None
         while self._waiting:
             self._looks += 1
-            decisions = plan(self._snapshot, policy, now).decisions
-            for decision in decisions:
+            made = plan(self._snapshot, policy, now)
+            self._wake_at = made.wake_at
+            preempts = False
+            for decision in made.decisions:
                 job = self._jobs[decision.job_id]
                 if isinstance(decision, Admit):
                     self._admit(job, decision, now)
                 else:
                     self._move(job, PreemptRequested(now, decision.attempt_id, decision.for_job, 1))
                     self._preemptions += 1
+                    preempts = True
                     self._put(now + STOP_MS, "stopped", job.id, decision.attempt_id)
-            if not decisions:
+            self._evolve({decision.job_id for decision in made.decisions})
+            # a plan gives all there is; it looks for victims for the first of each queue only
+            if not preempts and len(made.decisions) < policy.max_decisions:
                 return
-            self._evolve({decision.job_id for decision in decisions})
 
     def _admit(self, job: Job, decision: Admit, now: Instant) -> None:
         attempt = next_attempt_id(job)

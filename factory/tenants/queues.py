@@ -15,7 +15,9 @@ from factory.domain.pools import Isolation, NodeState
 from factory.domain.resources import slots_in
 from factory.domain.tenancy import Queue, Quota, Scope
 from factory.domain.time import Instant
-from factory.scheduling.explaining import explain
+from factory.scheduling.explaining import why_in
+from factory.scheduling.planning import Planning, Policy
+from factory.scheduling.quota import ENDLESS
 from factory.scheduling.snapshot import Snapshot
 from factory.schemas.platform import QueueDetail, QueuedJobView, QueuePoolView, QueueView, QuotaModel
 from factory.schemas.veil import OTHERS, Veil
@@ -80,11 +82,15 @@ def queue_detail(
     )
     jobs = [job for _, job in snapshot.jobs.items()]
     use = Use.of(jobs)
+    first = _first(queue, jobs)
+    planning = Planning(snapshot, Policy(max_decisions=ENDLESS), now)
+    if first:
+        planning.run()  # one plan tells of all of them
     return QueueDetail.model_validate(
         _fields(queue, use, visible)
         | {
             "pools": tuple(_pools(queue, snapshot, use, visible)),
-            "waiting": tuple(_waiting(snapshot, job, veil, now) for job in _first(queue, jobs)),
+            "waiting": tuple(_waiting(planning, job, veil, now) for job in first),
         }
     )
 
@@ -160,19 +166,20 @@ def _first(queue: Queue, jobs: Iterable[Job]) -> list[Job]:
     return nsmallest(_SHOWN, waiting, key=lambda job: (-job.spec.priority.rank, job.submitted_at, job.id))
 
 
-def _waiting(snapshot: Snapshot, job: Job, veil: Veil, now: Instant) -> QueuedJobView:
-    said = explain(snapshot, job.id, now)
-    why = None if said.waiting is None else veil.waiting(said.waiting)
+def _waiting(planning: Planning, job: Job, veil: Veil, now: Instant) -> QueuedJobView:
+    said, start, _ = why_in(planning, job, now)
+    why = None if said is None else veil.waiting(said)
+    place = planning.snapshot.places.get(job.id)
     return QueuedJobView(
         id=job.id,
         name=job.spec.name,
         priority=job.spec.priority,
         submitted_at=job.submitted_at,
-        position=said.position,
+        position=None if place is None else planning.snapshot.waitlist(place.line).position(place.turn),
         reason=None if why is None else why.reason,
         message="" if why is None else why.message,
         hint="" if why is None else why.hint,
-        expected_start=said.expected_start,
+        expected_start=start,
     )
 
 

@@ -241,20 +241,30 @@ class Books:
     def _swap_faults(self, victims: list[tuple[Preempt, Job, Allocation]]) -> Iterator[Fault]:
         """Free what is being stopped already, then the victims in order; each preemptor must then fit.
 
-        Each victim of another queue must be borrowed at its turn, the earlier ones gone. Preemptors are looked at one
-        by one.
+        Each victim of another queue must be borrowed at its turn: the earlier ones are gone by then, and those for
+        whom they went count as if they had started. Preemptors are looked at one by one.
         """
         freed = [(job.spec.queue, held) for id in sorted(self._stopping) if (held := _held(job := self.jobs[id]))]
         for queue, held in freed:
             self._count(queue, held, -1)
+        claims = [claim for id in sorted(self._stopping) if (claim := self._claim(self.jobs[id])) is not None]
+        claims = list(dict.fromkeys(claims))
+        for claim in claims:
+            self._promise(*claim, 1)
         try:
-            for preempt, job, held in victims:
+            for at, (preempt, job, held) in enumerate(victims):
                 winner = self.jobs[preempt.for_job]
                 lends = job.spec.queue == winner.spec.queue
                 if not lends and not self._tree.borrows(job.spec.queue, winner.spec.queue, held.pool, self._used):
                     yield Fault("legality", f"{job.id} is stopped for {winner.id}, but its queue is within its quota")
                 self._count(job.spec.queue, held, -1)
                 freed.append((job.spec.queue, held))
+                if at + 1 == len(victims) or victims[at + 1][0].for_job != winner.id:
+                    claims.append((winner.id, held.pool))
+                    self._promise(winner.id, held.pool, 1)
+            for claim in claims:
+                self._promise(*claim, -1)
+            claims.clear()
             touched = dict.fromkeys(placement.node for _, held in freed for placement in held.placements)
             order = [*touched, *(id for id in self.nodes if id not in touched)]  # where room is likely first
             for id in sorted({preempt.for_job for preempt, _, _ in victims}):
@@ -262,8 +272,25 @@ class Books:
                 if not any(self._would_fit(job, pool, order) for pool in self.pools.values()):
                     yield Fault("preemption", f"attempts are stopped for {id}, which still does not fit")
         finally:
+            for claim in claims:
+                self._promise(*claim, -1)
             for queue, held in freed:
                 self._count(queue, held, 1)
+
+    def _claim(self, stopping: Job) -> tuple[JobId, PoolName] | None:
+        """Return for whom the attempt is being stopped, if that job still waits, and in which pool."""
+        live = stopping.live_attempt
+        winner = None if live is None or live.stop is None else self.jobs.get(JobId(live.stop.by))
+        if live is None or winner is None or winner.live_attempt is not None:
+            return None
+        return winner.id, live.allocation.pool
+
+    def _promise(self, id: JobId, pool: PoolName, sign: int) -> None:
+        """Count (or no longer) what a preemptor will hold as held."""
+        spec = self.jobs[id].spec
+        least = spec.replicas if spec.min_replicas is None else spec.min_replicas
+        self._used[spec.queue, pool] += sign * slots_milli(spec.resources, self.pools[pool].flavor.slot) * least
+        self._tree.forget(pool)
 
     def _would_fit(self, job: Job, pool: Pool, order: list[NodeId]) -> bool:
         if not may_use(job, pool):

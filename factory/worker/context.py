@@ -91,8 +91,8 @@ class JobContext:
 
     @property
     def replicas(self) -> int:
-        """Size of the gang."""
-        return self._services.order.work.spec.replicas
+        """Size of the gang: as asked for, or fewer, down to the job's `min_replicas`."""
+        return len(self._services.order.gang)
 
     @property
     def threads(self) -> int:

@@ -136,10 +136,11 @@ def _set_environment(folder: RankFolder, order: ReplicaOrder) -> None:
         "MLFLOW_TRACKING_URI": work.mlflow_uri or f"{work.api_url}/mlflow",
         "MLFLOW_TRACKING_TOKEN": order.token,
     }
-    if work.spec.replicas > 1:
+    size = len(order.gang)  # fewer than asked for, if the job said how few it can run with
+    if size > 1:
         environ |= {
             "RANK": str(work.rank),
-            "WORLD_SIZE": str(work.spec.replicas),
+            "WORLD_SIZE": str(size),
             "MASTER_ADDR": order.gang[0],
             "MASTER_PORT": str(gang_port(work.attempt)),
         }
@@ -149,7 +150,7 @@ def _set_environment(folder: RankFolder, order: ReplicaOrder) -> None:
         "FACTORY_JOB": work.job,
         "FACTORY_TENANT": work.tenant,
         "FACTORY_RANK": str(work.rank),
-        "FACTORY_REPLICAS": str(work.spec.replicas),
+        "FACTORY_REPLICAS": str(size),
         "FACTORY_SEED": str(work.spec.seed),
         "FACTORY_REPLICA": os.environ.get("FACTORY_REPLICA", ""),
         "FACTORY_NODE": os.environ.get("FACTORY_NODE", ""),

@@ -136,6 +136,9 @@ def show(job: JobArgument) -> None:
             ],
             empty="",
         )
+        for a in view.attempts:
+            if a.preempted_for:
+                console.print(f"attempt {a.ordinal} made room for {a.preempted_for}", soft_wrap=True)
 
 
 def _asks(view: JobView) -> str:
@@ -178,7 +181,7 @@ def explain(job: JobArgument) -> None:
             ("because", _sentence(waiting.message) if waiting else view.message),
             ("helps", [f"- {text}" for text in _helps(view)]),
             ("position", f"{view.position} of {view.queue_length} in queue {view.queue}" if view.position else ""),
-            ("share", f"queue {view.queue} holds {view.used_slots:g}{nominal} slots" if waiting else ""),
+            ("share", f"queue {view.queue} holds {view.used_slots:g}{nominal} slots{_above(view)}" if waiting else ""),
             ("start", f"expected {until(view.expected_start, now)}" if view.expected_start else _unknown(view)),
         ]
     )
@@ -188,6 +191,15 @@ def _helps(view: ExplanationView) -> list[str]:
     """Return what would help: the reason's hint first, nothing twice."""
     said = [view.waiting.hint] if view.waiting is not None and view.waiting.hint else []
     return list(dict.fromkeys([*said, *view.helps]))
+
+
+def _above(view: ExplanationView) -> str:
+    """Return how far its queue is above quota: of several, the least goes first."""
+    if not view.fair_share:
+        return ""
+    if view.fair_share > 1000:
+        return ", above its quota with weight 0: after all others"
+    return f", {view.fair_share:.1%} of a pool above its quota (per weight)"
 
 
 def _unknown(view: ExplanationView) -> str:

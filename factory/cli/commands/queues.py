@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 from rich.text import Text
 
 from factory import errors
-from factory.cli.output import console, emit_json, is_json, show_folded, show_pairs, show_table, stamp, tenths
+from factory.cli.output import console, emit_json, is_json, show_folded, show_pairs, show_table, tenths, until
 
 if TYPE_CHECKING:
     from factory.schemas.platform import QueueDetail, QueuedJobView, QueuePoolView, QueueView, QuotaModel
@@ -136,7 +137,8 @@ def _show_waiting(view: QueueDetail) -> None:
 
 
 def _show_job(job: QueuedJobView) -> None:
-    starts = f", expected {stamp(job.expected_start)}" if job.expected_start else ""
+    now = int(time.time() * 1000)
+    starts = f", expected {until(job.expected_start, now)}" if job.expected_start else ""
     console.print(Text(f"{job.position or '-':>3}  {job.id}  {job.name}", overflow="ellipsis", no_wrap=True))
     reason = job.reason.value if job.reason is not None else ""
     for text, style in ((f"{reason}, priority {job.priority.value}{starts}", "yellow"), (job.message, "default")):

@@ -162,7 +162,7 @@ def _show_plan(spec: JobSpec, view: PlanView, now: int) -> None:
             ("stops", stops),
             ("reason", Text(waiting.reason.value, style="yellow") if waiting else ""),
             ("because", waiting.message if waiting else ""),
-            ("helps", f"- {waiting.hint}" if waiting and waiting.hint else ""),
+            ("helps", [f"- {text}" for text in (waiting.hint if waiting else "", *view.helps) if text]),
             ("cost", _cost(view)),
         ]
     )

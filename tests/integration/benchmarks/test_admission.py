@@ -22,6 +22,7 @@ def test_every_job_is_admitted_runs_and_succeeds(durable: bool, realtime: bool) 
     found = measure(SMALL, durable=durable, realtime=realtime)
     assert found["admitted"] - found["preempted"] == SMALL.jobs == 88
     assert set(found["mean_time_to_admission_s"]) == {"small", "large"}
+    assert 0 < found["peak_of_quota"] <= 1
     ended_s = found["wall_s"] if realtime else found["virtual_s"]
     assert ended_s >= SMALL.lower_bound_s
     assert ended_s >= 0.06 + 0.1  # the last large one comes after 60 ms and lasts 100

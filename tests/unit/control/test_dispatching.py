@@ -33,7 +33,7 @@ def test_the_view_after_a_plan_is_the_view_of_the_rows_however_the_plan_is_group
     loop = floor.another_loop("b", group=group)
     assert len(loop.tick(START).admitted) == 7
     assert loop.snapshot is not None
-    assert same(loop.snapshot, floor.store.read(build).snapshot)
+    assert same(loop.snapshot, floor.store.read(lambda reader: build(reader, floor.clock.at)).snapshot)
 
 
 def test_what_happens_between_two_groups_is_seen_by_the_second_and_kept_in_the_view(
@@ -62,7 +62,7 @@ def test_what_happens_between_two_groups_is_seen_by_the_second_and_kept_in_the_v
     assert sorted(result.admitted) == ["job-0", "job-1", "job-2", "job-3", "job-5"]
     assert [id for id, _ in result.refused] == ["job-4"]
     assert loop.snapshot is not None
-    assert same(loop.snapshot, floor.store.read(build).snapshot)
+    assert same(loop.snapshot, floor.store.read(lambda reader: build(reader, floor.clock.at)).snapshot)
 
 
 def test_a_quota_is_not_passed_by_the_sum_of_one_groups_admissions() -> None:
@@ -97,7 +97,7 @@ def test_a_change_that_the_view_has_already_is_not_told_again() -> None:
     floor = wide_floor()
     floor.submit("job-a")
     floor.tick()
-    view = floor.store.read(build)
+    view = floor.store.read(lambda reader: build(reader, floor.clock.at))
     floor.report(said("job-a.1", "running"))
     later, changed = floor.store.read(lambda reader: catch_up(reader, view))
     assert changed.jobs == {JobId("job-a")}

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Condition, Thread
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from factory.domain.jobs import CommandEntry, Placement
@@ -106,25 +107,29 @@ class Replicas:
         return process
 
     def begin(
-        self, process: subprocess.Popen[str], *argv: str, memory: int = 512 * MIB, fence_s: int | None = None
+        self,
+        process: subprocess.Popen[str],
+        *argv: str,
+        memory: int = 512 * MIB,
+        fence_s: int | None = None,
+        replicas: int = 1,
+        gang: tuple[str, ...] = ("127.0.0.1",),
     ) -> None:
         """Give it the order to run a command."""
         work = WorkOrder(
             attempt=ATTEMPT, job="job-a", tenant="mobility", ordinal=1, api_url="http://127.0.0.1:9",
-            spec=replace(spec(), entry=CommandEntry(argv)),
+            spec=replace(spec(replicas=replicas), entry=CommandEntry(argv)),
         )  # fmt: skip
         placement = Placement(0, "n1", Resources(1000, memory, 0))  # pyright: ignore[reportArgumentType]
         assert process.stdin is not None
-        order = ReplicaOrder(work=work, placement=placement, token="fat_secret", self_fence_s=fence_s)
+        order = ReplicaOrder(work=work, placement=placement, token="fat_secret", gang=gang, self_fence_s=fence_s)
         process.stdin.write(order.model_dump_json())
         process.stdin.close()
 
-    def serve(
-        self, *argv: str, replica: str = "r1", memory: int = 512 * MIB, fence_s: int | None = None
-    ) -> subprocess.Popen[str]:
-        """Start a process that serves a command."""
+    def serve(self, *argv: str, replica: str = "r1", **order: Any) -> subprocess.Popen[str]:
+        """Start a process that serves a command; `order`: as of `begin`."""
         process = self.be_born(replica)
-        self.begin(process, *argv, memory=memory, fence_s=fence_s)
+        self.begin(process, *argv, **order)
         return process
 
     def end(self) -> None:

@@ -51,6 +51,15 @@ def test_an_end_is_seen_with_its_outcome_and_whole_logs(node: NodeFolder, logs: 
     assert logs.stored == {"stdout": b"out\n", "stderr": b"err\n"}
 
 
+def test_a_gang_that_starts_smaller_than_asked_for_knows_its_real_size(
+    node: NodeFolder, logs: LogStore, serve: Callable
+) -> None:
+    agent = agent_of(node, logs)
+    serve("sh", "-c", "echo $RANK/$WORLD_SIZE/$FACTORY_REPLICAS", replicas=3, gang=("127.0.0.1", "127.0.0.2"))
+    until(agent, is_gone)
+    assert logs.stored["stdout"] == b"0/2/2\n"
+
+
 def test_a_replica_killed_from_outside_leaves_no_outcome_and_its_child_is_a_leftover(
     node: NodeFolder, logs: LogStore, serve: Callable
 ) -> None:

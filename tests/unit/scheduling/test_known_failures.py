@@ -37,10 +37,6 @@ MINUTE = 60 * SECOND
 CPU = pool("cpu", cpu=1, memory_gib=4)
 GPU = pool("gpu", cpu=4, memory_gib=16, gpu=1)
 
-needs_preemption = pytest.mark.skipif(
-    getattr(Policy(), "name", "") == "fair-first-form", reason="the first form does not preempt"
-)
-
 
 class Town:
     """A small factory whose control loop turns when it is told to; what is admitted runs at once."""
@@ -137,7 +133,6 @@ def at_work(
 # -- 1 -----------------------------------------------------------------------------------------------------------------
 
 
-@needs_preemption
 @pytest.mark.parametrize("size", [3, 4, 5, 6])
 def test_kueue_3779_no_ping_pong_between_two_borrowers(size: int) -> None:
     """The preemptor's share ended above its victim's, so the victim came back, and so on for ever."""
@@ -155,7 +150,6 @@ def test_kueue_3779_no_ping_pong_between_two_borrowers(size: int) -> None:
     assert not any(victim == "comes" for victim, _ in town.stopped)
 
 
-@needs_preemption
 def test_kueue_7101_a_fixed_queue_comes_to_rest() -> None:
     """Thirty-three preemptions and more of the same jobs, with nothing new submitted."""
     jobs = [asked(f"{name}{i}", cpu=2 + i % 3, queue=name, at=i) for name in "abc" for i in range(4)]
@@ -176,7 +170,6 @@ def test_kueue_7101_a_fixed_queue_comes_to_rest() -> None:
 # -- 2 -----------------------------------------------------------------------------------------------------------------
 
 
-@needs_preemption
 @pytest.mark.parametrize("own", [1, 2, 3])
 @pytest.mark.parametrize("theirs", [1, 2, 3])
 @pytest.mark.parametrize("wants", [2, 3, 4])
@@ -198,7 +191,6 @@ def test_kueue_14543_victims_of_other_queues_stay_legal_after_the_fill_back(own:
     assert len(others) - taken >= min(theirs, len(others)), "nobody falls under the nominal quota"
 
 
-@needs_preemption
 @pytest.mark.parametrize("at_once", [True, False])
 def test_kueue_14543_several_preemptors_together_take_only_what_was_borrowed(at_once: bool) -> None:
     """What is being stopped already must not count as borrowed once more, in this plan or in the next."""
@@ -221,10 +213,34 @@ def test_kueue_14543_several_preemptors_together_take_only_what_was_borrowed(at_
     assert len({victim for victim, _ in town.stopped}) == 6
 
 
+@pytest.mark.xfail(strict=True, reason="Claims forgets victims whose preemptor no longer waits; remove when mended")
+def test_kueue_14543_victims_of_a_job_that_started_elsewhere_are_on_their_way_out_still() -> None:
+    """They hold their slots until they are proven dead, but they are no longer borrowed: nobody else goes for them."""
+    town = Town(
+        CPU,
+        node("n1", cpu=4),
+        queue("city"),
+        queue("a", parent="city", quota={"cpu": 2}, borrowing=None),
+        queue("b", parent="city", quota={"cpu": 2}, borrowing=None),
+        at_work("own", queue="a"),
+        *(at_work(f"held{i}", queue="b") for i in range(3)),
+        asked("first", queue="a"),
+    )
+    town.look()
+    town.end("own")
+    town.look()
+    assert town.runs("first")
+    town.submit(asked("second", queue="a", at=1))
+    town.look()
+    assert len(town.stopped) == 1
+    town.bury()
+    town.look()
+    assert town.runs("second")
+
+
 # -- 3 -----------------------------------------------------------------------------------------------------------------
 
 
-@needs_preemption
 def test_volcano_4947_the_victim_is_not_first_again_because_its_share_fell() -> None:
     """Evicted, the victim's queue held nothing, came first in the next order, and took the slots back."""
     town = Town(
@@ -248,7 +264,6 @@ def test_volcano_4947_the_victim_is_not_first_again_because_its_share_fell() -> 
 # -- 4 -----------------------------------------------------------------------------------------------------------------
 
 
-@needs_preemption
 def test_armada_5071_what_is_freed_for_a_job_goes_to_that_job() -> None:
     """Victims were chosen in one order and slots given out in another, so that somebody else got them."""
     town = Town(
@@ -296,7 +311,6 @@ def test_kai_2074_a_job_that_can_never_run_stops_nobody(replicas: int) -> None:
 # -- 6 -----------------------------------------------------------------------------------------------------------------
 
 
-@needs_preemption
 def test_volcano_4607_one_gang_dies_for_two_slots_not_ten_gangs() -> None:
     """One member was evicted of each of ten gangs, which killed all ten."""
     gangs = [at_work(f"gang{i}", f"n{1 + i % 5} n{1 + (i + 1) % 5}", replicas=2, queue="a") for i in range(10)]
@@ -423,7 +437,6 @@ def test_kueue_4809_a_queue_that_cannot_use_its_quota_lends_it() -> None:
     assert all(town.runs(f"b{i}") for i in range(4))
 
 
-@needs_preemption
 def test_volcano_4690_first_in_first_out_is_there_for_those_who_ask() -> None:
     """Users asked for plain order of submission across queues; it is a policy of the pool."""
     town = Town(
@@ -460,7 +473,6 @@ def test_kep_4136_a_burst_between_two_samples_of_usage_gains_nothing() -> None:
 # -- 10 ----------------------------------------------------------------------------------------------------------------
 
 
-@needs_preemption
 def test_themis_a_job_of_unknown_length_does_not_pass_a_reservation() -> None:
     """Who does not say how long it runs must not gain by that."""
     town = Town(
@@ -477,7 +489,6 @@ def test_themis_a_job_of_unknown_length_does_not_pass_a_reservation() -> None:
     assert town.started == ["short"]
 
 
-@needs_preemption
 def test_themis_an_overrun_is_not_believed_for_ever() -> None:
     """An understated run time bought a start before others; past its word, no start is expected in the past."""
     town = Town(
@@ -495,7 +506,6 @@ def test_themis_an_overrun_is_not_believed_for_ever() -> None:
 # -- 11 ----------------------------------------------------------------------------------------------------------------
 
 
-@needs_preemption
 def test_armada_4340_a_preempted_job_is_queued_again_and_runs_again() -> None:
     """Preempted jobs were gone."""
     town = Town(

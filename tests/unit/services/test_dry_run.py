@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import pytest
 
+from factory.domain.ids import QueueName
 from factory.domain.jobs import PriorityClass, WaitReason
 from factory.domain.tenancy import PLATFORM
 from factory.errors import InvalidRequestError, UnknownPoolError
 from factory.jobs.dry_run import Forecast
 from factory.jobs.views import plan_view
 from factory.schemas.jobs import JobSpec
+from factory.schemas.platform import QueueRequest
 from factory.testing.builders import allocation, pool, spec
 
-from .world import ANNA, NOW, VIEWER, World, command
+from .world import ANNA, NOW, PAUL, ROOT, VIEWER, World, command
 
 
 def test_a_job_that_fits_would_start_now_and_nothing_is_stored(world: World) -> None:
@@ -70,6 +72,25 @@ def test_code_need_not_be_uploaded(world: World) -> None:
     assert world.jobs.plan(ANNA, asked, now=NOW).feasible
     with pytest.raises(InvalidRequestError, match="has not been uploaded"):
         world.jobs.submit(ANNA, asked, now=NOW)
+
+
+def test_what_was_lent_would_come_back_and_whom_it_stops_is_counted(world: World) -> None:
+    for name in ("mobility", "parks"):
+        quota = {"pool": "cpu", "nominal": 2, "borrowing": 2}
+        request = QueueRequest.model_validate({"tenant": name, "quotas": [quota]})
+        world.tenants.put_queue(ROOT, QueueName(name), request, now=NOW)
+    theirs = [world.jobs.submit(PAUL, command(cpu=1), now=NOW).job.id for _ in range(4)]
+    for id in theirs:
+        world.start(id)
+    later = NOW + 3_600_000
+    view = world.jobs.plan(ANNA, command(cpu=2), now=later)
+    assert (view.feasible, view.preempts, view.preempts_others, view.pool) == (True, (), 2, "cpu")
+    assert view.waiting is not None
+    assert view.waiting.reason is WaitReason.WAITING_FOR_PREEMPTION
+    assert view.expected_start == later + 10_000, "when the grace of those that it stops is over"
+    assert not any(id in view.model_dump_json() for id in theirs)
+    own = world.jobs.plan(PAUL, command(cpu=1, priority=PriorityClass.HIGH), now=later)
+    assert set(own.preempts) <= set(theirs)
 
 
 def test_jobs_of_others_that_it_would_stop_are_counted_not_named() -> None:

@@ -7,8 +7,9 @@ import pytest
 from factory.domain.ids import PoolName
 from factory.domain.tenancy import PLATFORM
 from factory.errors import ForbiddenError, InvalidRequestError
+from factory.scheduling.policies import registry as scheduler
 from factory.schemas.platform import PoolView
-from factory.schemas.pools import PoolSettings
+from factory.schemas.pools import POLICIES, PoolSettings
 
 from .world import ANNA, NOW, ROOT, World, command
 
@@ -41,3 +42,8 @@ def test_an_unknown_policy_is_refused_with_a_suggestion(world: World) -> None:
 def test_only_the_platform_sets_a_policy(world: World) -> None:
     with pytest.raises(ForbiddenError):
         world.pools.set_pool(ANNA, PoolName("cpu"), PoolSettings(policy="fifo"), now=NOW)
+
+
+def test_the_names_on_the_wire_are_those_of_the_scheduler() -> None:
+    assert set(POLICIES) == set(scheduler.POLICIES)
+    assert POLICIES[0] == scheduler.DEFAULT.name

@@ -21,7 +21,8 @@ VEIL = Veil({"water", "city"}, lambda id: id == FOREIGN)
     [
         ("queue 'water' holds 3 slots", "a queue of other departments holds 3 slots"),
         ("5 lent to `water` until 14:20", "5 lent to other departments until 14:20"),
-        ("5 lent to 'water' and 'city'", "5 lent to other departments and other departments"),
+        ("5 lent to 'water' and 'city'", "5 lent to other departments"),
+        ("5 lent to 'water', 'mobility' and 'city'", "5 lent to other departments, 'mobility' and other departments"),
         ("queue 'mobility' holds 3 of pool 'water'", "queue 'mobility' holds 3 of pool 'water'"),
         (f"held by {OWN} and {FOREIGN}, which ends", f"held by {OWN} and a job of other departments, which ends"),
         ("water is wet", "water is wet"),
