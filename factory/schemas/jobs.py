@@ -229,8 +229,7 @@ class AttemptView(WireModel):
     ended_at: int | None = None
     stopping: EndReason | None = None
     preempted_for: str = Field(
-        "", description="Job that it made room for; 'another department' for a foreign one. Said of one job, not in lists."
-    )
+        "", description="Job that it made room for; 'another department' for a foreign one. Not told in lists."
     )
     outcome: OutcomeView | None = None
     proof: str = ""
