@@ -33,7 +33,7 @@ def used(*times: tuple[int, int | None], cpu: float = 1, queue: str = "mobility"
 
 
 def values(row: Job, since: int = 0) -> list[int]:
-    return [value for _, _, value in spent(row, since)]
+    return [spent(replace(row, attempts=(attempt,)), since) for attempt in row.attempts]
 
 
 def test_the_beginning_weighs_one_in_fixed_point() -> None:
@@ -107,14 +107,14 @@ def test_only_a_proven_death_is_an_end(state: AttemptState) -> None:
     assert values(alive) == [-1000 * weight(9 * TICK, 0)]
 
 
-def test_every_attempt_counts_for_the_queue_and_its_pool() -> None:
+def test_every_attempt_of_a_job_counts() -> None:
     row = used((10 * TICK, 11 * TICK), (20 * TICK, None), queue="bikes")
-    assert [(queue, name) for queue, name, _ in spent(row, 0)] == [("bikes", "cpu"), ("bikes", "cpu")]
     assert values(row)[1] == -1000 * weight(19 * TICK, 0)
+    assert spent(row, 0) == sum(values(row))
 
 
 def test_a_job_without_attempts_has_spent_nothing() -> None:
-    assert values(job()) == []
+    assert spent(job(), 0) == 0
 
 
 def test_usage_halves_with_every_half_life_that_passes() -> None:
