@@ -224,7 +224,8 @@ def test_the_shortest_job_preempts_the_one_with_most_left() -> None:
         return replace(row, spec=replace(row.spec, estimate_s=seconds))
 
     things = (
-        line("a"), node("n1", cpu=2), lasting(held("long", of="a"), 9 * 3600), lasting(held("longer", of="a"), 10 * 3600),
+        line("a"), node("n1", cpu=2), lasting(held("long", of="a"), 9 * 3600),
+        lasting(held("longer", of="a"), 10 * 3600),
         lasting(wish(), 3600),
     )  # fmt: skip
     shortest = replace(CPU, policy="shortest")
@@ -238,7 +239,8 @@ def test_the_shortest_job_preempts_the_one_with_most_left() -> None:
 
 def test_other_queues_make_room_before_the_own() -> None:
     made = planned(
-        line("a", 3), line("b", 0), node("n1", cpu=3), held("own", of="a", priority=LOW, at=NOW), held("b0"), held("b1"),
+        line("a", 3), line("b", 0), node("n1", cpu=3), held("own", of="a", priority=LOW, at=NOW),
+        held("b0"), held("b1"),
         wish(priority=HIGH),
     )  # fmt: skip
     assert stopped(made)[0].startswith("b")
