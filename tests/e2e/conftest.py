@@ -67,6 +67,8 @@ class Factory:
     """A running `factory up` and the ways to look at it from outside."""
 
     folder: Path
+    options: tuple[str, ...] = ()  # of `factory up`
+    env: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     admin: Client = field(init=False)
     client: Client = field(init=False)
@@ -76,9 +78,9 @@ class Factory:
         (self.folder / "run" / "ready").unlink(missing_ok=True)
         with (self.folder / "up.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "factory.cli.main", "up", "--data", str(self.folder)],
+                [sys.executable, "-m", "factory.cli.main", "up", "--data", str(self.folder), *self.options],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=ROOT, start_new_session=True,
-                env={**os.environ, "FACTORY_PROFILE": str(self.folder / "admin.json")},
+                env={**os.environ, "FACTORY_PROFILE": str(self.folder / "admin.json"), **self.env},
             )  # fmt: skip
         until(self.is_ready, 90, "factory up is not ready; see up.log")
         self.admin = self._client("admin.json")
