@@ -1,4 +1,4 @@
-"""How long jobs are expected to run, rule by rule (docs/adr/0011)."""
+"""How long jobs are expected to run, rule by rule (docs/adr/0013)."""
 
 from __future__ import annotations
 

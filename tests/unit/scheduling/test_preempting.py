@@ -1,4 +1,4 @@
-"""Who makes room, rule by rule (docs/adr/0012)."""
+"""Who makes room, rule by rule (docs/adr/0014)."""
 
 from __future__ import annotations
 
