@@ -60,9 +60,15 @@ def dispatch(
     """
     current, changed = catch_up(tx, since or planned)
     group = _Group(tx, planned, Ledger(current.snapshot), epoch, now, on_ended)
-    tx.jobs_of(PLATFORM, [decision.job_id for decision in decisions])  # one look instead of one for each
+    preempts = [decision for decision in decisions if isinstance(decision, Preempt)]
+    # one look instead of one for each
+    tx.jobs_of(PLATFORM, [*(decision.job_id for decision in decisions), *(preempt.for_job for preempt in preempts)])
+    vain = {preempt.for_job for preempt in preempts if not group.holds(preempt)}
     for decision in decisions:
-        group.apply(decision)
+        if isinstance(decision, Preempt) and decision.for_job in vain:
+            group.refused.append((decision.job_id, Refusal.STALE))
+        else:
+            group.apply(decision)
     made = current.snapshot.evolve([JobChanged(id, job) for id, job in sorted(group.written.items())])
     return Dispatched(
         tuple(group.admitted),
@@ -96,6 +102,16 @@ class _Group:
         self.preempted: list[JobId] = []
         self.refused: list[tuple[JobId, Refusal]] = []
         self.written: dict[JobId, Job] = {}
+
+    def holds(self, preempt: Preempt) -> bool:
+        """Return whether victim and preemptor are as the plan saw them.
+
+        A job that lost one of its victims to something else would not fit, and one that was cancelled does not want
+        to: then the other victims must not go either (rule V7 of `scheduling.preempting`).
+        """
+        pair = (preempt.job_id, preempt.for_job)
+        rows = [(self._tx.job(PLATFORM, id), self._planned.snapshot.jobs.get(id)) for id in pair]
+        return all(row is not None and seen is not None and row.seq == seen.seq for row, seen in rows)
 
     def apply(self, decision: Decision) -> None:
         job = self._tx.job(PLATFORM, decision.job_id)

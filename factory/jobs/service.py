@@ -413,7 +413,10 @@ class JobService:
                 with_result=True,
                 datasets=tuple(f"{v.dataset}@{v.number}" for v in reader.versions_of_job(scope, job_id)),
                 models=tuple(f"{m.model}@{m.number}" for m in reader.models_of_job(scope, job_id)),
-                preemptors=reader.jobs_of(scope, views.preemptors_of(job)),
+                preemptors={
+                    id: scope.covers(other.tenant)
+                    for id, other in reader.jobs_of(PLATFORM, views.preemptors_of(job)).items()
+                },
             )
 
         return self._store.read(look)

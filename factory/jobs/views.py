@@ -84,7 +84,7 @@ def job_view(
     with_result: bool = False,
     datasets: tuple[str, ...] = (),
     models: tuple[str, ...] = (),
-    preemptors: Collection[JobId] | None = None,
+    preemptors: Mapping[JobId, bool] | None = None,
 ) -> JobView:
     """Return the view of a job.
 
@@ -92,7 +92,7 @@ def job_view(
         waiting: why it waits, as explained on demand; None = what its row says.
         with_result: with the returned value, which may be large.
         datasets: versions that it wrote, "footfall@1"; models: versions that it registered.
-        preemptors: of the jobs that it made room for, those that the caller may see; None = say nothing of them.
+        preemptors: the jobs that it made room for, and whether the caller may see each; None = say nothing of them.
     """
     outcome = job.outcome
     has_result = outcome is not None and outcome.reason is EndReason.COMPLETED and outcome.result_json is not None
@@ -245,16 +245,16 @@ def _prospect(spec: JobSpec, forecast: Forecast, waiting: Waiting | None) -> str
 
 
 def preemptors_of(job: Job) -> frozenset[JobId]:
-    """Return the jobs that attempts of this one were stopped for."""
+    """Return the jobs that attempts of this one were stopped for; a suspended one was stopped for a person."""
     stops = [attempt.stop for attempt in job.attempts]
     return frozenset(JobId(stop.by) for stop in stops if stop is not None and stop.reason is EndReason.PREEMPTED)
 
 
-def _attempt_view(attempt: Attempt, own: Collection[JobId] | None) -> AttemptView:
+def _attempt_view(attempt: Attempt, preemptors: Mapping[JobId, bool] | None) -> AttemptView:
     stop = attempt.stop
     made_room = ""
-    if stop is not None and stop.reason is EndReason.PREEMPTED and own is not None:
-        made_room = stop.by if stop.by in own else "another department"
+    if stop is not None and preemptors is not None and (is_own := preemptors.get(JobId(stop.by))) is not None:
+        made_room = stop.by if is_own else "another department"
     return AttemptView(
         id=attempt.id,
         ordinal=attempt.ordinal,

@@ -34,3 +34,10 @@ def test_a_foreign_job_is_another_department_and_named_to_the_platform_only(worl
     preempt(world, victim, foreign)
     assert told(world, victim.id) == ["another department"]
     assert [a.preempted_for for a in world.jobs.view(ROOT, victim.id, now=NOW).attempts] == [foreign.id]
+
+
+def test_a_suspended_job_made_room_for_nobody(world: World) -> None:
+    job = world.jobs.submit(ANNA, command(cpu=1), now=NOW).job
+    world.start(job.id)
+    world.jobs.suspend(ANNA, job.id, now=NOW)
+    assert told(world, job.id) == [""]
