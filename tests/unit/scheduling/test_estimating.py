@@ -221,7 +221,6 @@ def test_only_the_last_runs_count() -> None:
     times = UNKNOWN
     for at in range(KEPT_RUNS + 8):
         times = times.with_run(run(at, 1000 if at < 8 else 10))
-    assert KEPT_RUNS == 32
     assert len(times.runs) == KEPT_RUNS
     assert times.runs[0] == run(8, 10)
     assert times.typical_ms == 10
