@@ -14,14 +14,14 @@ from factory.domain.jobs import Allocation, Attempt, Job, Placement, Topology, W
 from factory.domain.pools import NodeState, Pool
 from factory.domain.resources import Resources, slots_milli
 from factory.domain.time import SECOND, Instant
-from factory.scheduling.estimating import until
+from factory.scheduling.estimating import remaining_ms, until
 from factory.scheduling.fleet import Fleet, Shape
 from factory.scheduling.floor import Floor
 from factory.scheduling.fragmentation import Typical
 from factory.scheduling.policies.order import Order
 from factory.scheduling.policies.registry import policy_named
 from factory.scheduling.quota import ENDLESS, Tree, available, bubble, potential
-from factory.scheduling.snapshot import Snapshot, ending_of
+from factory.scheduling.snapshot import Snapshot
 from factory.scheduling.waiting import Gang, Lane
 
 __all__ = ["READY", "Cycle", "Fit", "Policy", "Refused", "Reservation", "Stock", "slots_of"]
@@ -389,12 +389,12 @@ class Cycle:
 
     def running_ms(self, job: Job) -> int | None:
         """Return how long a job that runs is expected to run on; None = unknown."""
-        ending = ending_of(job, self.snapshot.times(job))
         live = job.live_attempt
-        if ending is None or live is None:
+        if live is None:
             return None
-        begin = begin_of(live)
-        return until(begin, max(1, ending[1] - begin), self.now) - self.now
+        if live.stop is not None:
+            return max(1, live.stop.at + job.spec.grace_s * SECOND - self.now)
+        return remaining_ms(job, self.snapshot.times(job), max(0, self.now - begin_of(live)))
 
     def refusal(self, job: Job, lane: Lane, stock: Stock, gang: Gang | None = None) -> Refused | None:
         """Return why the job cannot start in the pool now; None if it can.

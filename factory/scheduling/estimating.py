@@ -1,14 +1,16 @@
 """How long a job will run: as declared, or as jobs like it ran. Unknown is an answer (None), never a guess.
 
 Rules (docs/adr/0013)
-    E1  Jobs are alike if tenant, what they run, and size are the same. Of each kind the last 32 that succeeded count.
+    E1  Jobs are alike if tenant, what they run, and size are the same. Of each kind the last 64 that succeeded count.
     E2  Without a declaration the estimate is the third quartile of their run times, from three of them on.
     E3  A declaration is corrected upwards by the third quartile of (run time / declared), from three on: who
         understates to be filled into gaps is filled in as what the jobs really take. It is never corrected downwards.
     E4  An attempt never runs longer than its `timeout_s`: that bounds every estimate, and is the estimate where
         there is no other.
     E5  What a job did before its last checkpoint it need not do again; the rest of a stopped attempt it must.
-    E6  An attempt that has outrun its estimate is expected to take twice as long, again and again.
+    E6  What a job has had tells about the rest: of a job without a declaration, as much is expected still as the median
+        of those that ran longer than it has (three at least); else, and of one that has outrun its declaration, twice
+        the estimate, again and again.
 
 Learned estimates are rounded up to four binary digits, so that they, and all that is ordered by them, move seldom.
 Milliseconds; whole numbers only.
@@ -16,7 +18,7 @@ Milliseconds; whole numbers only.
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_right, insort
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias, assert_never
 
@@ -47,7 +49,7 @@ __all__ = [
     "until",
 ]
 
-KEPT_RUNS = 32
+KEPT_RUNS = 64
 _ENOUGH = 3
 
 
@@ -71,6 +73,7 @@ class RunTimes:
     runs: tuple[Run, ...] = ()
     typical_ms: int | None = None  # rule E2
     stretch_milli: int = 1000  # rule E3: what declared run times are multiplied by, in thousandths; >= 1000
+    ran_ms: tuple[int, ...] = ()  # how long they ran, shortest first
 
     def with_run(self, run: Run) -> RunTimes:
         """Return the run times with one more; in whatever order they come, the result is the same."""
@@ -92,6 +95,7 @@ def learned(runs: tuple[Run, ...]) -> RunTimes:
         runs,
         _rounded(_third_quartile(ran)) if len(ran) >= _ENOUGH else None,
         max(1000, _rounded(_third_quartile(stretched))) if len(stretched) >= _ENOUGH else 1000,
+        tuple(ran),
     )
 
 
@@ -117,25 +121,38 @@ def progress_ms(job: Job) -> int:
     return sum(_saved_ms(attempt) for attempt in job.attempts if attempt.ended_at is not None)
 
 
-def remaining_ms(job: Job, times: RunTimes) -> int | None:
-    """Return how long the job's next attempt, or the present one in all, is expected to take; None = unknown."""
-    spec = job.spec
-    whole = times.typical_ms
+def remaining_ms(job: Job, times: RunTimes, running_ms: int = 0) -> int | None:
+    """Return how much longer the job is expected to run; None = unknown.
+
+    Args:
+        running_ms: how long its live attempt has run; 0 gives what the whole attempt is expected to take.
+    """
+    spec, done = job.spec, progress_ms(job) + running_ms
+    limit = None if spec.timeout_s is None else max(1, spec.timeout_s * SECOND - running_ms)
     if spec.estimate_s is not None:
-        whole = spec.estimate_s * SECOND * times.stretch_milli // 1000
-    limit = None if spec.timeout_s is None else spec.timeout_s * SECOND
-    if whole is None:
+        left = _doubled(spec.estimate_s * SECOND * times.stretch_milli // 1000, done) - done
+    elif times.typical_ms is not None:
+        longer = times.ran_ms[bisect_right(times.ran_ms, done) :] if done else ()
+        if len(longer) >= _ENOUGH:
+            left = max(1, _rounded(longer[len(longer) // 2]) - done)
+        else:
+            left = _doubled(times.typical_ms, done) - done
+    else:
         return limit
-    left = max(1, whole - progress_ms(job))
     return left if limit is None else min(left, limit)
+
+
+def _doubled(expected_ms: int, done_ms: int) -> int:
+    """Rule E6: return the estimate, doubled until it is more than what is done."""
+    expected_ms = max(1, expected_ms)
+    while expected_ms <= done_ms:
+        expected_ms *= 2
+    return expected_ms
 
 
 def until(started_at: Instant, expected_ms: int, now: Instant) -> Instant:
     """Return when something that started then is expected to end, which is after `now` (rule E6)."""
-    end = started_at + max(1, expected_ms)
-    while end <= now:
-        end += end - started_at
-    return end
+    return started_at + _doubled(expected_ms, now - started_at)
 
 
 def _saved_ms(attempt: Attempt) -> int:

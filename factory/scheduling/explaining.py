@@ -390,7 +390,7 @@ def _binding(stock: Stock, queue: QueueName) -> tuple[Level, bool]:
     for level in reversed(path):
         held = stock.used(level.queue)
         if level.queue == ROOT:
-            above = stock.capacity - stock.tree.retained - held if stock.tree.retained else ENDLESS
+            above = max(0, stock.capacity - stock.tree.retained - held) if stock.tree.retained else ENDLESS
             continue
         limit = ENDLESS
         if level.borrowing < ENDLESS:

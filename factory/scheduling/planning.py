@@ -12,7 +12,7 @@ Rules (docs/adr/0009; whose turn it is: `fairshare`; who makes room: `preempting
         start there only if they are expected to end before it can start.
     P6  A gang starts whole, or with as many replicas as fit, but never fewer than `min_replicas`. Whole in any of its
         pools comes before fewer in the best of them; both come before preempting.
-    P7  Victims are looked for only for the first job of a queue that may hope; behind it others are filled in.
+    P7  Victims are looked for only for the first few jobs of a queue; behind them others are filled in.
     P8  A job that backs off is passed over until its time. Nothing goes over a quota, a node or a device.
 
 Each decision changes what is left for the next. What asks for the very same is tried once in a plan (a lane, see
@@ -59,6 +59,8 @@ class Preempt:
     attempt_id: AttemptId
     for_job: JobId
 
+
+_SEARCHERS = 3  # jobs of one line, each of another lane, for which victims are looked for in one plan
 
 Decision: TypeAlias = Admit | Preempt
 IsOpen: TypeAlias = Callable[[Job], bool]
@@ -170,7 +172,7 @@ class Planning:
                 self._admit(job, fit)
                 walk.step()
                 return
-            if walk.is_first and self._preempt(job, place, refused):
+            if walk.may_preempt and self._preempt(job, place, refused):
                 walk.step()
                 return
             self.refused[job.id] = refused
@@ -263,9 +265,9 @@ class Walk:
             self.step()
 
     @property
-    def is_first(self) -> bool:
-        """True until a job of the line was refused that may hope."""
-        return not self._has_failed
+    def may_preempt(self) -> bool:
+        """Whether victims may be looked for (rule P7)."""
+        return self._failed < _SEARCHERS
 
     def head(self) -> Head | None:
         """Return what decides whose turn it is."""

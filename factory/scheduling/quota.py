@@ -117,13 +117,14 @@ def available(tree: Tree, queue: QueueName, used: Used, capacity: int) -> int:
     """Return how much more the queue may hold now; below zero after a quota was cut.
 
     Args:
-        capacity: slots of the pool's ready nodes; binds only what some queue keeps for itself.
+        capacity: slots of the pool's ready nodes; where some queue keeps slots for itself, others borrow only what is
+            left of it. What a queue keeps for itself it may use whatever is left: then nodes are short, not quota.
     """
     left = ENDLESS
     for level in reversed(tree.path(queue)):
         held = used(level.queue)
         if level.queue == ROOT:
-            left = capacity - tree.retained - held if tree.retained else ENDLESS
+            left = max(0, capacity - tree.retained - held) if tree.retained else ENDLESS
             continue
         lendable = level.subtree - level.local - max(0, held - level.local)
         above = left if level.borrowing >= ENDLESS else min(left, lendable + level.borrowing)

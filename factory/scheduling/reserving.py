@@ -101,10 +101,12 @@ class Claims:
             place = cycle.snapshot.places.get(id)
             if place is not None and (victims := list(self._of(cycle.snapshot.jobs[id]))):
                 places.append(place)
-                self._victims[id] = [attempt for _, attempt in victims]
-                for queue, attempt in victims:
-                    if attempt.ended_at is None:
-                        cycle.stock(attempt.allocation.pool).expect(queue, -attempt.allocation.slots_milli)
+                self._victims[id] = victims
+        for id in cycle.snapshot.stopping:
+            job = cycle.snapshot.jobs[id]
+            leaving = job.attempts[-1].allocation
+            if leaving.pool in cycle.snapshot.pools:
+                cycle.stock(leaving.pool).expect(job.spec.queue, -leaving.slots_milli)
         self.places = sorted(places, key=lambda place: (place.turn, place.line))  # of the preemptors, first one first
 
     def pools(self, id: JobId) -> tuple[Stock, ...]:
@@ -128,15 +130,14 @@ class Claims:
         stock.expect(job.spec.queue, needed - more)
         return True
 
-    def _of(self, job: Job) -> Iterator[tuple[QueueName, Attempt]]:
-        """Return the attempts that were stopped for the job since its own last attempt, and whose they are."""
+    def _of(self, job: Job) -> Iterator[Attempt]:
+        """Return the attempts that were stopped for the job since its own last attempt."""
         since = job.attempts[-1].ended_at if job.attempts else None
         for id in self._cycle.snapshot.claims[job.id]:
-            victim = self._cycle.snapshot.jobs[id]
-            last = victim.attempts[-1]
+            last = self._cycle.snapshot.jobs[id].attempts[-1]
             in_pool = last.allocation.pool in self._cycle.snapshot.pools
             if in_pool and last.stop is not None and (since is None or last.stop.at >= since):
-                yield victim.spec.queue, last
+                yield last
 
     def _room(self, stock: Stock) -> Floor:
         room = self._rooms.get(stock.pool.name)

@@ -124,6 +124,7 @@ class Snapshot:
     places: Trie[JobId, Place]  # of every job that waits
     endings: Trie[JobId, _Ending]  # of every attempt that is expected to end
     ends: Trie[PoolName, SortedMap[tuple[Instant, JobId], None]]  # the same in order of time
+    stopping: Trie[JobId, None]  # jobs whose live attempt was told to stop
     claims: Trie[JobId, _Claim]  # for whom jobs were preempted that have not started since, and which
     shapes: Trie[Shape, int]  # how many replicas of each shape are asked for, waiting or running
     runs: Trie[Kind, RunTimes]
@@ -218,6 +219,7 @@ def _build(rows: Rows) -> Snapshot:
     places: dict[JobId, Place] = {}
     endings: dict[JobId, _Ending] = {}
     claims: dict[JobId, list[JobId]] = {}
+    stopping: dict[JobId, None] = {}
     members: dict[Kind, dict[JobId, None]] = {}
     shapes: Counter[Shape] = Counter()
     for queue, value in rows.spent:
@@ -242,6 +244,8 @@ def _build(rows: Rows) -> Snapshot:
             holders.setdefault((job.spec.queue, kept.pool), []).append((holder, kept.slots_milli))
         if (ending := ending_of(job, times)) is not None:
             endings[job.id] = ending
+        if _is_stopping(job):
+            stopping[job.id] = None
         if (preemptor := _preempted_for(job)) is not None:
             claims.setdefault(preemptor, []).append(job.id)
     holdings = {id: holding for id, holding in held.items() if holding is not None}
@@ -273,6 +277,7 @@ def _build(rows: Rows) -> Snapshot:
         places=Trie(places),
         endings=Trie(endings),
         ends=Trie({pool: sorted_map(entries) for pool, entries in ends.items()}),
+        stopping=Trie(stopping),
         claims=Trie({preemptor: tuple(sorted(victims)) for preemptor, victims in claims.items()}),
         shapes=Trie({shape: count for shape, count in shapes.items() if count}),
         runs=runs,
@@ -312,6 +317,7 @@ class _Draft:
         self._places = base.places
         self._endings = base.endings
         self._ends = base.ends
+        self._stopping = base.stopping
         self._claims = base.claims
         self._shapes = base.shapes
         self._runs = base.runs
@@ -375,6 +381,7 @@ class _Draft:
             places=self._places,
             endings=self._endings,
             ends=self._ends,
+            stopping=self._stopping,
             claims=self._claims,
             shapes=self._shapes,
             runs=self._runs,
@@ -404,18 +411,23 @@ class _Draft:
             self._count((old.spec.priority.rank, old.id), before, -1)
         if before != after and new is not None:
             self._count((new.spec.priority.rank, new.id), after, 1)
+        if old is not None and _is_stopping(old):
+            self._stopping = self._stopping.discard(old.id)
+        if new is not None and _is_stopping(new):
+            self._stopping = self._stopping.insert(new.id, None)
         claimed = None if old is None else _preempted_for(old)
         claims = None if new is None else _preempted_for(new)
         if claimed != claims:
             self._claim(old, claimed, joins=False)
             self._claim(new, claims, joins=True)
-        if old is not None:
-            self._spend(old.spec.queue, -spent(old, self._base.since))
         last = job if job is not None else _without_live(old)
         if last is not None and (old is not None or new is not None):  # an end that is told again is not counted again
-            self._spend(last.spec.queue, spent(last, self._base.since))
+            already = 0 if old is None else spent(old, self._base.since)
+            self._spend(last.spec.queue, spent(last, self._base.since) - already)
 
     def _spend(self, queue: QueueName, value: int) -> None:
+        if not value:
+            return
         self._spent = _added(self._spent, queue, value)
         for name in _chain(self._queues, queue):
             self._tree_spent = _added(self._tree_spent, name, value)
@@ -583,6 +595,11 @@ def _kept(job: Job) -> Allocation | None:
     """Return what the job's live attempt holds."""
     live = job.live_attempt
     return None if live is None else live.allocation
+
+
+def _is_stopping(job: Job) -> bool:
+    live = job.live_attempt
+    return live is not None and live.stop is not None
 
 
 def _preempted_for(job: Job) -> JobId | None:

@@ -440,7 +440,8 @@ class _Tree:
         kept = sum(self._local(top, pool, supply) for top in tops)
         left: int | None = None
         if kept:
-            left = capacity() - kept - sum(max(0, use[top] - self._local(top, pool, supply)) for top in tops)
+            borrowed = sum(max(0, use[top] - self._local(top, pool, supply)) for top in tops)
+            left = max(0, capacity() - kept - borrowed)
         for level in reversed(self.line(queue)):
             quota = self.quota(level, pool)
             mine, local = use.get(level, 0), self._local(level, pool, supply)

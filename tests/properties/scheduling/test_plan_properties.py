@@ -106,6 +106,7 @@ def indices(snap: Snapshot) -> dict[str, object]:
         },
         "places": dict(snap.places.items()),
         "ends": {name: list(ends.items()) for name, ends in snap.ends.items()},
+        "stopping": sorted(snap.stopping),
         "claims": dict(snap.claims.items()),
         "shapes": dict(snap.shapes.items()),
         "runs": dict(snap.runs.items()),

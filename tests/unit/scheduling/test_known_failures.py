@@ -213,7 +213,6 @@ def test_kueue_14543_several_preemptors_together_take_only_what_was_borrowed(at_
     assert len({victim for victim, _ in town.stopped}) == 6
 
 
-@pytest.mark.xfail(strict=True, reason="Claims forgets victims whose preemptor no longer waits; remove when mended")
 def test_kueue_14543_victims_of_a_job_that_started_elsewhere_are_on_their_way_out_still() -> None:
     """They hold their slots until they are proven dead, but they are no longer borrowed: nobody else goes for them."""
     town = Town(
