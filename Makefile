@@ -12,6 +12,8 @@ PROBE := import urllib.request as u; u.urlopen('$(TORCH_CPU)/', timeout=3)
 TORCH_INDEX ?= $(shell $(PYTHON) -c "$(PROBE)" 2>/dev/null && echo $(TORCH_CPU))
 TORCH := torch==$(shell sed -n 's/^torch==//p' constraints.txt)
 DEMO_DIR ?= .demo
+# Published traces, which are not part of the project; see docs/benchmarks.md.
+TRACES ?= ../shared/traces
 
 .PHONY: help install demo up test test-full check bench format clean
 
@@ -44,8 +46,17 @@ check: $(STAMP) ## lint, format, types, architecture
 	$(BIN)/lint-imports
 	$(BIN)/basedpyright
 
-bench: $(STAMP) ## run the benchmarks; each prints one JSON object
-	@shopt -s nullglob; for b in benchmarks/[a-z]*.py; do m=$${b%.py}; echo "== $$m"; $(BIN)/python -m $${m//\//.} || exit 1; done
+# Small enough for a coffee; docs/benchmarks.md has the full commands and what they showed. Not here: benchmarks.mutation.
+bench: $(STAMP) ## run the benchmarks in small (5 minutes); each prints one JSON object
+	@set -e; bench() { echo "== benchmarks.$$*"; $(BIN)/python -m benchmarks."$$@"; }; \
+	bench forecast --seeds 0; \
+	bench scale --queued 10000 --tenants 100 --nodes 1000 --cycles 50; \
+	bench admission --workload kueue-baseline; \
+	bench jct; \
+	bench fairness --days 1; \
+	if test -d $(TRACES)/openb; then \
+	  bench packing --nodes $(TRACES)/openb/openb_node_list_gpu_node.csv --pods $(TRACES)/openb/openb_pod_list_default.csv --seeds 42; \
+	else echo "== benchmarks.packing: left out, no $(TRACES)/openb (make bench TRACES=FOLDER)"; fi
 
 format: $(STAMP) ## format the code and mend what the linter can
 	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

@@ -43,6 +43,11 @@ def _side_by_side(runs: dict[str, CityRun], height: float, rows: int = 1) -> tup
     return figure, axes
 
 
+def _legend(figure: Any, axes: Any, below: float) -> None:
+    """The departments' colours in one line under the figure; `below`: in parts of its height."""
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="lower center", ncols=6, bbox_to_anchor=(0.5, below))
+
+
 def _days(run: CityRun) -> int:
     return (run.workload.end - run.workload.begin) // (24 * 3600 * 1000)
 
@@ -73,7 +78,7 @@ def _utilisation(runs: dict[str, CityRun]) -> Any:
             if column == 0:
                 axis.set_ylabel(pool)
     figure.supylabel("% of the slots that are up, by who holds them", fontsize=9)
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="lower center", ncols=6, bbox_to_anchor=(0.5, -0.02))
+    _legend(figure, axes, -0.02)
     return figure
 
 
@@ -91,7 +96,7 @@ def _shares(runs: dict[str, CityRun]) -> Any:
         axis.axhline(0.95, color="0.3", linewidth=0.8, linestyle=":")
         axis.set_xticks(range(days), [DAYS[day % 7] for day in range(days)])
     axes[0][0].set_ylabel("share ÷ entitlement")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="lower center", ncols=6, bbox_to_anchor=(0.5, -0.12))
+    _legend(figure, axes, -0.12)
     return figure
 
 
@@ -108,7 +113,7 @@ def _waits(runs: dict[str, CityRun]) -> Any:
         axis.set_xlabel("wait from submit to first start")
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("% of the department's jobs")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="lower center", ncols=6, bbox_to_anchor=(0.5, -0.2))
+    _legend(figure, axes, -0.2)
     return figure
 
 
@@ -123,5 +128,5 @@ def _preemptions(runs: dict[str, CityRun]) -> Any:
             floor = floor + lost
         axis.set_xticks(range(days), [DAYS[day % 7] for day in range(days)])
     axes[0][0].set_ylabel("slot-hours thrown away")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="lower center", ncols=6, bbox_to_anchor=(0.5, -0.16))
+    _legend(figure, axes, -0.16)
     return figure
