@@ -441,10 +441,12 @@ class _Tree:
         left: int | None = None
         if kept:
             borrowed = sum(max(0, use[top] - self._local(top, pool, supply)) for top in tops)
-            left = max(0, capacity() - kept - borrowed)
+            left = capacity() - kept - borrowed
         for level in reversed(self.line(queue)):
             quota = self.quota(level, pool)
             mine, local = use.get(level, 0), self._local(level, pool, supply)
+            if level in tops and left is not None and mine <= local:
+                left = max(0, left)  # what others borrowed too much of takes nothing from what is kept
             if quota is not None and quota.borrowing_milli is not None:
                 bound = supply.get(level, 0) - local - max(0, mine - local) + quota.borrowing_milli
                 left = bound if left is None else min(left, bound)
