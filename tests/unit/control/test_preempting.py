@@ -101,6 +101,24 @@ def test_an_attempt_is_asked_to_stop_once() -> None:
         assert sum(isinstance(entry.event, PreemptRequested) for entry in events) == 1
 
 
+def test_a_victim_that_is_cancelled_while_it_waits_takes_its_claim_along() -> None:
+    floor = shared_floor()
+    floor.loop = floor.another_loop("a", policy=Policy(min_runtime_s=0))
+    for n in range(4):
+        floor.submit(f"job-a{n}")
+    floor.tick()
+    for n in range(4):
+        runs(floor, f"job-a{n}")
+    floor.submit("job-w", spec=builders.spec("w", cpu=2, queue="water"))
+    first, second = floor.tick(1).preempted
+    floor.report(said(floor.attempt(first).id, "ended", outcome=PREEMPTED))
+    floor.tick(1)
+    floor.cancel(first)
+    assert floor.tick(1).admitted == ()
+    floor.report(said(floor.attempt(second).id, "ended", outcome=PREEMPTED))
+    assert floor.tick(1).admitted == ("job-w",)
+
+
 def test_a_gang_starts_with_fewer_replicas_and_all_that_follows_counts_those() -> None:
     floor = Floor()
     floor.submit("job-a", spec=replace(builders.spec("a", replicas=3), min_replicas=1))
