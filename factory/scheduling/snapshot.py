@@ -399,7 +399,7 @@ class _Draft:
         self._enrol(old, new)
         if job is not None and new is None:
             self._learn(job)
-        if _attempts(old) is not _attempts(job) or job is None:
+        if _attempts(old) is not _attempts(job) or new is None:
             self._change_attempts(old, job, new)
         self._put_place(id, None if new is None else _place_of(new, self._times(new), self._routes))
         self._put_ending(id, None if new is None else ending_of(new, self._times(new)))

@@ -1,31 +1,36 @@
 """DESIGN §4's rules 2 to 8, checked after every commit against the log, the rows and the fake cluster's truth.
 
 The checker keeps books of its own from the events alone (who holds what, who was cancelled): a fault in `lifecycle`,
-`scheduling` or `control` must not hide itself here. Only rule 2 uses `lifecycle.step`, to fold.
+`scheduling` or `control` must not hide itself here. Only rule 2 uses `lifecycle.step`, to fold. What is said of
+preemption is rule 3's: slots are given once, to whom they were freed for.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from factory.control.ports import ControlReader, FeedKind
 from factory.domain.events import Admitted, AttemptEnded, CancelRequested, Event, PreemptRequested, Recorded
 from factory.domain.ids import AttemptId, JobId, NodeId, PoolName, QueueName
-from factory.domain.jobs import TERMINAL_STATES, Allocation, Job, JobState, Waiting, WaitReason
+from factory.domain.jobs import TERMINAL_STATES, Allocation, EndReason, Job, JobState, Waiting, WaitReason
 from factory.domain.pools import Node, NodeState
 from factory.domain.resources import Resources
 from factory.domain.tenancy import PLATFORM, Queue
-from factory.domain.time import Instant
+from factory.domain.time import SECOND, Instant
 from factory.errors import FactoryError
 from factory.lifecycle.reconciling import Action, DesiredAttempt, DesiredState, FoundState, StartReplica
 from factory.lifecycle.stepping import step
 from factory.scheduling.explaining import Explanation
+from factory.scheduling.planning import Policy
+from factory.scheduling.policies.fair import Fair
 from factory.simulation.cluster import Machine, Proc
 
 __all__ = ["Checker", "InvariantViolation"]
 
+FAIR = Fair()  # the policy of every simulated pool
 _ENDS_OF_CANCEL = (JobState.CANCELLING, JobState.CANCELLED)
 
 
@@ -48,6 +53,9 @@ class Checker:
     """The books."""
 
     living: Callable[[AttemptId], list[Proc]]  # the truth about an attempt
+    policy: Policy = field(default_factory=Policy)  # that the control planes plan with
+    is_disturbed: bool = False  # rows changed between a plan and its transaction: it could not know
+    stopped: set[AttemptId] = field(default_factory=set[AttemptId])  # preempted
     cursor: int = 0
     jobs: dict[JobId, Job] = field(default_factory=dict[JobId, Job])
     held: dict[AttemptId, _Held] = field(default_factory=dict[AttemptId, _Held])
@@ -111,6 +119,7 @@ class Checker:
                 self._observe_admission(reader, job, event)
             case PreemptRequested():
                 self._observe_epoch(reader, event.epoch, now)
+                self._observe_preemption(reader, job, event)
             case AttemptEnded():
                 if event.attempt_id not in self.held:
                     raise InvariantViolation(4, f"attempt {event.attempt_id} ended twice, or never began")
@@ -137,13 +146,79 @@ class Checker:
             raise InvariantViolation(4, f"{event.attempt_id} is admitted while another attempt of it lives")
         allocation = event.allocation
         asked = job.spec
-        if [p.rank for p in allocation.placements] != list(range(asked.replicas)):
+        count = len(allocation.placements)
+        least = asked.replicas if asked.min_replicas is None else asked.min_replicas
+        if [p.rank for p in allocation.placements] != list(range(count)) or not least <= count <= asked.replicas:
             raise InvariantViolation(3, f"gang {event.attempt_id} is not whole")
+        claim = None if self.is_disturbed else self._only_claim(reader, job, event)
+        was_room = claim is not None and self._has_room(reader, *claim)
         self.held[event.attempt_id] = _Held(asked.queue, allocation)
         nodes = {node.id: node for node in reader.nodes(PLATFORM)}
         for placement in allocation.placements:
             self._check_node(nodes.get(placement.node), placement.node, event.attempt_id)
         self._check_quota(reader.queues(PLATFORM), asked.queue, allocation.pool)
+        if claim is not None and was_room and not self._has_room(reader, *claim):
+            raise InvariantViolation(3, f"{event.attempt_id} got what was freed for job {claim[0].id}")
+
+    def _observe_preemption(self, reader: ControlReader, job: Job, event: PreemptRequested) -> None:
+        if event.attempt_id in self.stopped:
+            raise InvariantViolation(3, f"attempt {event.attempt_id} is preempted twice")
+        self.stopped.add(event.attempt_id)
+        preemptor = reader.job(PLATFORM, event.by)
+        if preemptor is None or preemptor.state is not JobState.QUEUED:
+            raise InvariantViolation(3, f"{event.attempt_id} is preempted for {event.by}, which does not wait")
+        most = FAIR.max_preemptions if self.policy.max_preemptions is None else self.policy.max_preemptions
+        if sum(a.stop is not None and a.stop.reason is EndReason.PREEMPTED for a in job.attempts) > most:
+            raise InvariantViolation(3, f"job {job.id} is preempted more often than {most} times")
+        (attempt,) = [a for a in job.attempts if a.id == event.attempt_id]
+        quiet_s = FAIR.min_runtime_s if self.policy.min_runtime_s is None else self.policy.min_runtime_s
+        began = attempt.admitted_at if attempt.running_at is None else attempt.running_at
+        if event.at - began < quiet_s * SECOND:
+            raise InvariantViolation(3, f"{event.attempt_id} is preempted {event.at - began} ms after it began")
+
+    def _only_claim(self, reader: ControlReader, job: Job, event: Admitted) -> tuple[Job, list[Allocation]] | None:
+        """Return the job for which slots of the pool are being freed, if it is the only one, and those slots.
+
+        None also if the admitted job is one for which others were preempted: which of the two goes first is the plan's.
+        """
+        found: dict[JobId, list[Allocation]] = {}
+        for victim in reader.open_jobs(PLATFORM):
+            last = victim.attempts[-1] if victim.attempts else None
+            if last is None or last.stop is None or last.stop.reason is not EndReason.PREEMPTED:
+                continue
+            preemptor = reader.job(PLATFORM, JobId(last.stop.by))
+            if last.stop.by == job.id:
+                return None
+            if preemptor is None:
+                continue
+            held = found.setdefault(preemptor.id, [])
+            before = preemptor.attempts[-1].ended_at if preemptor.attempts else None
+            is_meant = before is None or last.stop.at >= before
+            if is_meant and last.id in self.held and last.allocation.pool == event.allocation.pool:
+                held.append(last.allocation)
+        if len(found) != 1:
+            return None
+        ((id, freed),) = found.items()
+        waits = reader.job(PLATFORM, id)
+        if waits is None or waits.state is not JobState.QUEUED or (waits.not_before or 0) > event.at or not freed:
+            return None
+        return waits, freed
+
+    def _has_room(self, reader: ControlReader, job: Job, freed: list[Allocation]) -> bool:
+        """Return whether the least of the gang fits on ready nodes once `freed` is free; CPU and memory only."""
+        asked, count = job.spec.resources, 0
+        if asked.gpu_milli:
+            return False
+        for node in reader.nodes(PLATFORM):
+            if node.pool != freed[0].pool or node.state is not NodeState.READY:
+                continue
+            gone = [p.resources for allocation in freed for p in allocation.placements if p.node == node.id]
+            taken = [p.resources for h in self.held.values() for p in h.allocation.placements if p.node == node.id]
+            free = node.capacity + sum(gone, start=Resources())
+            used = sum(taken, start=Resources())
+            while (used := used + asked).fits_in(free):
+                count += 1
+        return count >= (job.spec.replicas if job.spec.min_replicas is None else job.spec.min_replicas)
 
     def _check_node(self, node: Node | None, id: NodeId, attempt: AttemptId) -> None:
         if node is None or node.state is not NodeState.READY:
@@ -237,11 +312,18 @@ class Checker:
         if said_by != present:
             raise InvariantViolation(4, f"reports of runner process {said_by} count while {present} is there")
 
-    def explained(self, reasons: Iterable[Explanation], admitted: set[JobId], now: Instant) -> None:
+    def explained(
+        self,
+        reasons: Iterable[Explanation],
+        admitted: set[JobId],
+        now: Instant,
+        alike: AbstractSet[JobId] = frozenset(),
+    ) -> None:
         """Every open job without a live attempt was explained, from the snapshot of a leader's whole tick.
 
         Args:
             admitted: what a plan of the same snapshot gives slots to.
+            alike: jobs that the plan did not try, since it had refused one like them.
         """
         startable: list[JobId] = []
         for told in reasons:
@@ -252,7 +334,13 @@ class Checker:
                 raise InvariantViolation(7, f"job {job.id} waits ({told.state.value}) without a reason")
             if why is not None and told.job_id in admitted and why.reason is not WaitReason.PENDING_EVALUATION:
                 raise InvariantViolation(7, f"job {job.id} would be admitted now, and is told '{why.reason.value}'")
-            if told.expected_start is not None and told.expected_start <= now:
+            makes_room = why is not None and why.reason is WaitReason.WAITING_FOR_PREEMPTION  # within their grace
+            if (
+                told.job_id not in alike
+                and not makes_room
+                and told.expected_start is not None
+                and told.expected_start <= now
+            ):
                 startable.append(told.job_id)
         if startable and not admitted:
             raise InvariantViolation(7, f"{startable} are told that they fit now, and the plan admits nothing")

@@ -19,7 +19,7 @@ from factory.control.loop import ControlLoop, Settings
 from factory.control.ports import ControlTx
 from factory.control.reports import apply_report
 from factory.domain.ids import AttemptId, JobId, NodeId, PoolName, QueueName, RunnerId, TenantId
-from factory.domain.jobs import AttemptState, Job, JobState, Waiting
+from factory.domain.jobs import Job, JobState, PriorityClass, Waiting
 from factory.domain.pools import NodeState
 from factory.domain.tenancy import PLATFORM, Principal, Queue, Quota, Role
 from factory.domain.time import SECOND, Instant
@@ -28,7 +28,7 @@ from factory.jobs.service import JobService
 from factory.pools.service import PoolService, StaleRunnerError
 from factory.scheduling.explaining import explain
 from factory.scheduling.feasibility import check_feasible
-from factory.scheduling.planning import Admit, Plan, Policy, Preempt, plan
+from factory.scheduling.planning import Admit, Plan, Policy, plan
 from factory.scheduling.snapshot import Snapshot
 from factory.schemas.attempt import ProgressRequest
 from factory.schemas.jobs import CommandSpec, JobSpec, RetrySpec
@@ -80,13 +80,15 @@ class _Plane:
         self.store = PlaneStore(
             world.real, before=lambda epoch: world.before_transaction(self, epoch), after=world.observe
         )
-        self.jobs = JobService(self.store, ids=world.ids, bundles=_Bundles(), catalogue=Catalogue([]))
+        self.jobs = JobService(
+            self.store, ids=world.ids, bundles=_Bundles(), catalogue=Catalogue([]), policy=world.policy
+        )
         self.pools = PoolService(self.store)
         self.loop = ControlLoop(
             self.store,
             holder=f"plane-{number}-{life}",
             submitter=self.jobs,
-            settings=Settings(),
+            settings=Settings(policy=world.policy),
             planner=world.plan,
         )
 
@@ -106,7 +108,11 @@ class World:
         self.real: RealStore = MemoryStore(clock=self.clock) if open_real is None else open_real(self.clock)
         self.crash = CrashPlan()
         self.crash.arm(self.real.hooks)
-        self.checker = Checker(self._living)
+        # most worlds reclaim at once: what runs long enough to be let alone by default is over by then
+        self.policy = Policy(
+            min_runtime_s=self.rng.choice((0, 0, 0, 5)), max_preemptions=self.rng.choice((None, None, 1))
+        )
+        self.checker = Checker(self._living, self.policy)
         self.counts: Counter[str] = Counter()
         self._calm = True
         self._nested = False
@@ -136,20 +142,9 @@ class World:
         self.real.close()
 
     def plan(self, snapshot: Snapshot, policy: Policy, now: Instant) -> Plan:
-        """The real plan, which sometimes also takes something back (the first form of the scheduler never does)."""
-        found = plan(snapshot, policy, now)
-        if self._calm or not happens(self.rng, 30):
-            return found
-        running = [
-            job
-            for _, job in sorted(snapshot.jobs.items())
-            if (live := job.live_attempt) is not None and live.state is AttemptState.RUNNING and live.stop is None
-        ]
-        if not running:
-            return found
-        victim = self.rng.choice(running)
-        preempt = Preempt(victim.id, victim.attempts[-1].id, JobId("job-other"))
-        return replace(found, decisions=(*found.decisions, preempt))
+        """The real plan."""
+        self.checker.is_disturbed = False
+        return plan(snapshot, policy, now)
 
     def observe(self) -> None:
         """Check after a transaction, whether or not its caller heard of the commit."""
@@ -171,6 +166,7 @@ class World:
         try:
             self.rng.choice((self._stall, self._change_quota, self._change_node, self._cancel, self._report_fleet))()
         finally:
+            self.checker.is_disturbed = True  # the rows may have moved on from what was planned on
             self.crash.before, self.crash.after = crash
             self._nested = False
 
@@ -206,12 +202,23 @@ class World:
         return SimRunner(RunnerId(name), SimCluster(rng, machines), rng, self.checker)
 
     def _queues(self) -> None:
+        """Two departments: each with a quota of its own, or below one roof, lending to each other."""
+        roof = QueueName("city") if happens(self.rng, 800) else None
+
         def work(tx: FleetAdmin) -> None:
+            if roof is not None:
+                tx.put_queue(Queue(roof, TenantId("platform")))
             for name in _TENANTS:
-                limit = Quota(PoolName("cpu"), self.rng.choice((2000, 4000, 8000)), 0)
-                tx.put_queue(Queue(QueueName(name), TenantId(name), quotas=(limit,)))
+                tx.put_queue(Queue(QueueName(name), TenantId(name), roof, quotas=(self._quota(roof is not None),)))
 
         self.real.transact(work)
+
+    def _quota(self, lends: bool) -> Quota:
+        rng = self.rng
+        nominal = rng.choice((1000, 1000, 2000) if lends else (2000, 4000, 8000))
+        return Quota(
+            PoolName("cpu"), nominal, rng.choice((1000, 4000, 8000)) if lends else 0, rng.choice((None, None, 1000))
+        )
 
     def _living(self, attempt: AttemptId) -> list[Proc]:
         return [proc for runner in self.runners for proc in runner.cluster.living(attempt)]
@@ -227,6 +234,7 @@ class World:
         result = self._on_plane(plane, lambda: plane.loop.tick(self.clock.now()))
         if result is not None:
             self.counts["admitted"] += len(result.admitted)
+            self.counts["preempted"] += len(result.preempted)
             self.counts["refused"] += len(result.refused)
             self.counts["fenced"] += result.fenced
             if result.leading and not result.fenced and not self._nested:
@@ -240,11 +248,14 @@ class World:
             return
         now = self.clock.now()
         waiting = [id for id, job in sorted(snapshot.jobs.items()) if not job.is_terminal and job.live_attempt is None]
-        reasons = [explain(snapshot, id, now) for id in waiting]
-        next_plan = plan(snapshot, Policy(), now)
+        reasons = [explain(snapshot, id, now, self.policy) for id in waiting]
+        next_plan = plan(snapshot, self.policy, now)
         admitted = {decision.job_id for decision in next_plan.decisions if isinstance(decision, Admit)}
         self.counts["reasons asked for"] += len(reasons)
-        self.checker.explained(reasons, admitted, now)
+        # of a lane one is tried in a plan: whoever is in it with one that was refused may be told more than it gets
+        lanes = {snapshot.places[id].lane for id, _ in next_plan.waiting}
+        alike = {id for id in waiting if (place := snapshot.places.get(id)) is not None and place.lane in lanes}
+        self.checker.explained(reasons, admitted, now, alike)
 
     def _stall(self) -> None:
         """The process is stopped for longer than its lease, in the middle of a tick; another one takes over."""
@@ -300,7 +311,10 @@ class World:
             cpu=rng.choice((0.5, 1.0, 1.0, 2.0)),
             memory=2**28,
             gpu=gpu,
-            replicas=rng.choice((1, 1, 1, 2, 3)),
+            replicas=(replicas := rng.choice((1, 1, 1, 2, 3))),
+            min_replicas=1 if replicas > 1 and happens(rng, 250) else None,
+            priority=rng.choice((PriorityClass.NORMAL, PriorityClass.NORMAL, PriorityClass.HIGH, PriorityClass.LOW)),
+            estimate_s=rng.choice((None, None, 5, 30)),
             retry=RetrySpec(max_retries=rng.choice((0, 2, 5))),
             timeout_s=rng.choice((None, None, 20)),
             start_timeout_s=rng.choice((60, 300)),
@@ -439,11 +453,9 @@ class World:
         return machines[self.rng.choice(sorted(machines))]
 
     def _change_quota(self) -> None:
-        limit = Quota(PoolName("cpu"), self.rng.choice((1000, 2000, 4000, 8000)), 0)
-
         def work(tx: FleetAdmin) -> None:
-            queue = self.rng.choice(tx.queues(PLATFORM))
-            tx.put_queue(replace(queue, quotas=(limit,)))
+            queue = self.rng.choice([queue for queue in tx.queues(PLATFORM) if queue.name in _TENANTS])
+            tx.put_queue(replace(queue, quotas=(self._quota(queue.parent is not None),)))
 
         self.real.transact(work)
         self.observe()
@@ -499,7 +511,8 @@ class World:
     def _raise_quotas(self) -> None:
         def work(tx: FleetAdmin) -> None:
             for queue in tx.queues(PLATFORM):
-                tx.put_queue(replace(queue, quotas=(Quota(PoolName("cpu"), 8000, 0),)))
+                if queue.name in _TENANTS:
+                    tx.put_queue(replace(queue, quotas=(Quota(PoolName("cpu"), 8000, 0),)))
 
         self.real.transact(work)
 
@@ -531,7 +544,7 @@ class World:
             self._reconcile: 26,
             self._arrive: 16,
             self._work: 10,
-            self._submit: 9,
+            self._submit: 12,
             self._cancel: 3,
             self._suspend: 1,
             self._resume: 1,

@@ -13,11 +13,12 @@ import pytest
 
 from factory.control import deadlines, dispatching, loop, reports
 from factory.control.ledger import Ledger, Refusal
-from factory.domain.events import AttemptEnded
+from factory.domain.events import AttemptEnded, PreemptRequested
 from factory.domain.jobs import AttemptState, EndReason, Job, JobState, Outcome, WaitReason
 from factory.jobs import service as jobs_service
 from factory.lifecycle import reconciling, stepping
-from factory.scheduling import explaining
+from factory.scheduling import explaining, planning
+from factory.scheduling.planning import Preempt
 from factory.simulation import world as worlds
 from factory.simulation.chance import Crash
 from factory.testing.memory import MemoryStore
@@ -182,7 +183,7 @@ def full_quota_not_told(patch: Patch) -> None:
     def why(*given: Any) -> Any:
         told = real(*given)
         full = told[0] is not None and told[0].reason is WaitReason.WAITING_FOR_QUOTA
-        return (None, None) if full else told
+        return (None, None, ()) if full else told
 
     patch.setattr(explaining, "_why", why)
 
@@ -232,6 +233,64 @@ def commit_without_event(patch: Patch) -> None:
     patch.setattr(MemoryTx, "update_job", update_job)
 
 
+def freed_slots_given_to_anybody(patch: Patch) -> None:
+    """What victims leave is not kept for the job that they were preempted for. Patches `scheduling.planning`."""
+    patch.setattr(planning.Planning, "_honour_claims", lambda self: None)
+
+
+def preempted_twice(patch: Patch) -> None:
+    """An attempt that is being stopped is chosen again, and nobody looks whether it is."""
+    real_plan, real_live, real_rule = worlds.plan, stepping._move_attempt, stepping.rule_for
+
+    def plan(snapshot: Any, policy: Any, now: int) -> Any:
+        found = real_plan(snapshot, policy, now)
+        again = [
+            Preempt(id, job.live_attempt.id, job.live_attempt.stop.by)
+            for id, job in sorted(snapshot.jobs.items())
+            if job.state is JobState.PREEMPTING and job.live_attempt.stop.reason is EndReason.PREEMPTED
+        ]
+        return replace(found, decisions=(*found.decisions, *again))
+
+    def rule_for(event: Any, state: Any, live: Any) -> Any:
+        is_again = event is PreemptRequested and live is AttemptState.STOPPING
+        return real_rule(event, JobState.RUNNING, AttemptState.RUNNING) if is_again else real_rule(event, state, live)
+
+    def unstopped(job: Job) -> Job:
+        return replace(job, attempts=(*job.attempts[:-1], replace(job.attempts[-1], stop=None)))
+
+    def while_live(job: Job, live: Any, event: Any) -> Any:
+        if isinstance(event, PreemptRequested) and live.stop is not None:
+            job = unstopped(job)
+            live = job.attempts[-1]
+        return real_live(job, live, event)
+
+    def preempt(self: Any, job: Job, decision: Any) -> None:
+        self._write(job, PreemptRequested(self._now, decision.attempt_id, decision.for_job, self._epoch))
+
+    patch.setattr(worlds, "plan", plan)
+    patch.setattr(stepping, "_move_attempt", while_live)
+    patch.setattr(stepping, "rule_for", rule_for)
+    patch.setattr(dispatching._Group, "_preempt", preempt)
+
+
+def preemptor_never_admitted(patch: Patch) -> None:
+    """The slots are freed and kept, and the job that they are for is forgotten. Patches the planner of the loop."""
+    real = worlds.plan
+
+    def plan(snapshot: Any, policy: Any, now: int) -> Any:
+        found = real(snapshot, policy, now)
+        kept = [d for d in found.decisions if isinstance(d, Preempt) or d.job_id not in snapshot.claims]
+        return replace(found, decisions=tuple(kept))
+
+    patch.setattr(worlds, "plan", plan)
+
+
+def minimum_run_time_forgotten(patch: Patch) -> None:
+    """Whoever is cheapest to stop goes, however young it is. Patches the planner that the loop calls."""
+    real = worlds.plan
+    patch.setattr(worlds, "plan", lambda snapshot, policy, now: real(snapshot, replace(policy, min_runtime_s=0), now))
+
+
 BUGS: tuple[Callable[[Patch], None], ...] = (
     no_epoch_check,
     acknowledged_before_commit,
@@ -250,4 +309,8 @@ BUGS: tuple[Callable[[Patch], None], ...] = (
     silent_node_taken_for_empty,
     runner_of_before_the_restart_is_heard,
     commit_without_event,
+    freed_slots_given_to_anybody,
+    preempted_twice,
+    preemptor_never_admitted,
+    minimum_run_time_forgotten,
 )

@@ -33,7 +33,8 @@ def test_the_seeds_reach_every_fault_and_every_event(campaign: Campaign) -> None
     assert all(campaign.events[name] >= 10 for name in rare), campaign.summary()
     faults = {
         "crashes", "fenced", "refused", "reports lost", "reports doubled", "reports ignored", "effects refused",
-        "reports of an older process", "lose_machine", "kill_process", "kill_plane", "restart_runner", "pause", "jump",
+        "reports of an older process", "preempted", "lose_machine", "kill_process", "kill_plane",
+        "restart_runner", "pause", "jump",
     }  # fmt: skip
     assert all(campaign.happenings[name] >= 10 for name in faults), campaign.summary()
 

@@ -6,7 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from factory.control.desired import desired_state
-from factory.control.view import build, catch_up
+from factory.control.dispatching import dispatch
+from factory.control.ledger import Refusal
+from factory.control.view import View, build, catch_up
 from factory.domain.events import AttemptRunning, PreemptRequested
 from factory.domain.ids import JobId, RunnerId
 from factory.domain.jobs import EndReason, JobState, Outcome, WaitReason
@@ -99,6 +101,59 @@ def test_an_attempt_is_asked_to_stop_once() -> None:
     for id in victims:
         events = floor.store.read(lambda reader, id=id: reader.events(PLATFORM, id))
         assert sum(isinstance(entry.event, PreemptRequested) for entry in events) == 1
+
+
+def planned_preemption() -> tuple[Floor, View, Plan]:
+    """A plan that stops two jobs for one, not yet applied."""
+    floor = shared_floor()
+    for n in range(4):
+        floor.submit(f"job-a{n}")
+    floor.tick()
+    for n in range(4):
+        runs(floor, f"job-a{n}")
+    floor.submit("job-w", spec=builders.spec("w", cpu=2, queue="water"))
+    view = floor.store.read(lambda reader: build(reader, floor.clock.at))
+    return floor, view, plan(view.snapshot, Policy(min_runtime_s=0), floor.clock.at)
+
+
+def test_nobody_is_stopped_for_a_job_that_was_cancelled_meanwhile() -> None:
+    floor, view, found = planned_preemption()
+    floor.cancel("job-w")
+    done = floor.write(lambda tx: dispatch(tx, view, found.decisions, epoch=1, now=floor.clock.at))
+    assert (len(done.refused), done.preempted) == (2, ())
+    assert all(floor.attempt(id).stop is None for id, _ in done.refused)
+
+
+def test_nobody_is_stopped_if_one_of_those_who_had_to_go_changed_meanwhile() -> None:
+    floor, view, found = planned_preemption()
+    first = found.decisions[0].job_id
+    floor.cancel(first)
+    done = floor.write(lambda tx: dispatch(tx, view, found.decisions, epoch=1, now=floor.clock.at))
+    assert ({reason for _, reason in done.refused}, done.preempted) == ({Refusal.STALE}, ())
+
+
+def test_both_are_stopped_if_all_is_as_it_was() -> None:
+    floor, view, found = planned_preemption()
+    done = floor.write(lambda tx: dispatch(tx, view, found.decisions, epoch=1, now=floor.clock.at))
+    assert len(done.preempted) == 2
+
+
+def test_a_victim_that_is_cancelled_while_it_waits_takes_its_claim_along() -> None:
+    floor = shared_floor()
+    floor.loop = floor.another_loop("a", policy=Policy(min_runtime_s=0))
+    for n in range(4):
+        floor.submit(f"job-a{n}")
+    floor.tick()
+    for n in range(4):
+        runs(floor, f"job-a{n}")
+    floor.submit("job-w", spec=builders.spec("w", cpu=2, queue="water"))
+    first, second = floor.tick(1).preempted
+    floor.report(said(floor.attempt(first).id, "ended", outcome=PREEMPTED))
+    floor.tick(1)
+    floor.cancel(first)
+    assert floor.tick(1).admitted == ()
+    floor.report(said(floor.attempt(second).id, "ended", outcome=PREEMPTED))
+    assert floor.tick(1).admitted == ("job-w",)
 
 
 def test_a_gang_starts_with_fewer_replicas_and_all_that_follows_counts_those() -> None:
