@@ -362,7 +362,7 @@ class Cycle:
             options = self._options[gang] = tuple(
                 Option(at, 1 << at, stock.slots_of(asked) * gang.replicas, stock.longest(gang))
                 for at, stock in enumerate(self.stocks)
-                if stock.has_room(gang)
+                if gang.may_use(stock.pool) and stock.has_room(gang)
             )
         return options
 

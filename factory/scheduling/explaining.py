@@ -177,7 +177,7 @@ class _Teller:
         """Say what would let it start sooner, as far as that is known."""
         lane, spec = self._lane, self._job.spec
         if refused.reason is WaitReason.GANG_DOES_NOT_FIT and lane.least > 1:
-            room = min(self._stock.room(lane.shape), lane.least - 1)
+            room = min(self._room(), lane.least - 1)
             if room:
                 yield f"a smaller gang: {counted(room, 'replica')} would fit pool '{self._pool}' now (min_replicas)"
         if refused.reason is WaitReason.WAITING_FOR_QUOTA and lane.least > 1:
@@ -242,7 +242,7 @@ class _Teller:
     def _no_room(self) -> Waiting:
         stock, lane = self._stock, self._lane
         free = whole_slots(self._snapshot.fleet(self._pool).offered, stock.pool.flavor.slot)
-        room = stock.room(lane.shape)
+        room = self._room()
         own = self._snapshot.used.get((self._job.spec.queue, self._pool), 0)
         others = max(0, stock.capacity - free - own)
         parts = [f"{number(free)} of {number(stock.capacity)} free", *self._holders(own, others)]
@@ -371,6 +371,11 @@ class _Teller:
             return ""
         to = listed([f"'{name}'" for name in borrowers]) if borrowers else "other queues"
         return f"; {number(amount)} of its quota lent to {to}{f' until about {_clock(until)}' if until else ''}"
+
+    def _room(self) -> int:
+        """Return how many of its replicas fit now, past what is kept for others."""
+        own = self._reservation(self._job.id)
+        return self._stock.room(self._lane.shape) if own is None else self._stock.floor.room(self._lane.shape)
 
     def _reservation(self, job: JobId) -> Reservation | None:
         return next((r for r in self._stock.reservations if r.job_id == job), None)

@@ -187,7 +187,7 @@ class Planning:
     def _find(self, walk: Walk, job: Job, lane: Lane) -> tuple[Allocation | None, tuple[Refused, ...]]:
         """Rule P6: whole in any pool, then smaller in any pool."""
         refused: list[Refused] = []
-        whole = gang_of(lane.shape, lane.replicas, lane.topology)
+        whole = gang_of(lane.shape, lane.replicas, lane.topology, lane.gang.route)
         for gang in (whole, lane.gang) if whole is not lane.gang else (whole,):
             refused.clear()
             for stock in self.cycle.eligible(lane):

@@ -2,21 +2,22 @@
 
 The start of a reservation is worked out on the vectors of nodes, not on counts: the first moment at which the expected
 ends of running jobs leave room for the whole gang (EASY backfilling; Lifka 1995). Where ends are not known it is kept
-on the nodes that are the freest already, which makes them freer still.
+on the nodes that are the freest already: what is free there, and becomes free, is for the gang.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
-from factory.domain.ids import JobId, PoolName, QueueName
-from factory.domain.jobs import Attempt, Job, Topology
+from factory.domain.ids import JobId, NodeId, PoolName, QueueName
+from factory.domain.jobs import Attempt, DeviceShare, Job, Placement, Topology
 from factory.domain.pools import Node
 from factory.domain.time import Instant
 from factory.scheduling.cycle import READY, Cycle, Reservation, Stock
-from factory.scheduling.fleet import Fleet, kind_of
+from factory.scheduling.fleet import WHOLE, Fleet, kind_of
 from factory.scheduling.floor import Floor
 from factory.scheduling.holding import load_of
 from factory.scheduling.quota import available, bubble
@@ -37,10 +38,12 @@ def reserve(cycle: Cycle, job: Job, lane: Lane, stock: Stock) -> None:
             room.take(placements)
             stock.reserve(Reservation(job.id, job.spec.queue, placements, starts_at, is_claim=False), room)
             return
-    room = Floor(Fleet.build(load_of(node, None) for node in _freest(lane, stock)), stock.typical)
-    placements = room.place(lane.shape, lane.least, lane.topology)
+    idle = Floor(Fleet.build(load_of(node, None) for node in _freest(lane, stock)), stock.typical)
+    placements = idle.place(lane.shape, lane.least, lane.topology)
     if placements is not None:
-        room.take(placements)
+        placements = _on_freest_devices(placements, stock.floor)
+        room = stock.floor.copy()
+        room.take(placements)  # what is free there now, and becomes free, is for the gang until it fits
         stock.reserve(Reservation(job.id, job.spec.queue, placements, None, is_claim=False), room)
 
 
@@ -61,6 +64,22 @@ def _first_room(cycle: Cycle, lane: Lane, stock: Stock) -> tuple[Instant, Floor]
             if room.can_fit(lane.shape, lane.least, lane.topology):
                 return end, room
     return None
+
+
+def _on_freest_devices(placements: tuple[Placement, ...], floor: Floor) -> tuple[Placement, ...]:
+    """Name those of a node's devices for whole GPUs that are the freest now."""
+    left: dict[NodeId, Iterator[int]] = {}
+    named: list[Placement] = []
+    for placement in placements:
+        if any(share.milli < WHOLE for share in placement.devices):
+            named.append(placement)
+            continue
+        if placement.node not in left:
+            free = floor.free_of(placement.node)[1]
+            left[placement.node] = iter([index for _, index in sorted((-milli, at) for at, milli in enumerate(free))])
+        devices = tuple(DeviceShare(next(left[placement.node]), WHOLE) for _ in placement.devices)
+        named.append(replace(placement, devices=devices))
+    return tuple(named)
 
 
 def _freest(lane: Lane, stock: Stock) -> list[Node]:

@@ -49,6 +49,8 @@ __all__ = [
 
 V = TypeVar("V")
 
+Route: TypeAlias = tuple[()] | tuple[str, tuple[str, ...]]  # name of a pool ("" = any), flavors (empty = any)
+
 Line: TypeAlias = tuple[QueueName, str]  # a queue, and the policy that jobs wait under
 Turn: TypeAlias = tuple[Key, Instant, JobId]  # order inside a line: the policy's key, submitted at, id; least first
 
@@ -60,6 +62,14 @@ class Gang:
     shape: Shape
     replicas: int
     topology: Topology
+    route: Route = ()  # the pools to which it is bound
+
+    def may_use(self, pool: Pool) -> bool:
+        """Return whether the gang is bound to other pools."""
+        if not self.route:
+            return True
+        name, flavors = self.route
+        return name in ("", pool.name) and (not flavors or pool.flavor.name in flavors)
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -102,7 +112,7 @@ class Lane:
         return (1 << (self.length - 1)) * SECOND if self.length > 0 else 0
 
 
-_GANGS: WeakValueDictionary[tuple[Shape, int, Topology], Gang] = WeakValueDictionary()
+_GANGS: WeakValueDictionary[tuple[Shape, int, Topology, Route], Gang] = WeakValueDictionary()
 _LANES: WeakValueDictionary[tuple[object, ...], Lane] = WeakValueDictionary()
 
 
@@ -205,9 +215,9 @@ def shape_of(spec: JobSpec) -> Shape:
     return Shape(spec.resources, spec.gpu_models)
 
 
-def gang_of(shape: Shape, replicas: int, topology: Topology) -> Gang:
+def gang_of(shape: Shape, replicas: int, topology: Topology, route: Route = ()) -> Gang:
     """Return the gang of so many replicas."""
-    key = (shape, replicas, topology)
+    key = (shape, replicas, topology, route)
     gang = _GANGS.get(key)
     return gang if gang is not None else _GANGS.setdefault(key, Gang(*key))
 
@@ -232,7 +242,8 @@ def lane_of(spec: JobSpec, tenant: TenantId | str, expected_ms: int | None = Non
     )
     lane = _LANES.get(key)
     if lane is None:
-        gang = gang_of(shape_of(spec), least, spec.topology)
+        route = (spec.pool or "", spec.flavors) if spec.pool or spec.flavors else ()
+        gang = gang_of(shape_of(spec), least, spec.topology, route)
         lane = _LANES.setdefault(key, Lane(tenant, spec.pool or "", spec.flavors, spec.replicas, gang, length))
     return lane
 
