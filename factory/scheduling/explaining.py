@@ -378,7 +378,9 @@ class _Teller:
         return self._stock.room(self._lane.shape) if own is None else self._stock.floor.room(self._lane.shape)
 
     def _reservation(self, job: JobId) -> Reservation | None:
-        return next((r for r in self._stock.reservations if r.job_id == job), None)
+        """Return what is kept for the job; if others are stopped for it, that, for it comes first."""
+        kept = (r for r in self._stock.reservations if r.job_id == job)
+        return min(kept, key=lambda r: not r.is_claim, default=None)
 
     def _grace_ms(self) -> int:
         found = self._planning.preempting.get(self._job.id)
