@@ -172,7 +172,7 @@ def assemble(settings: Settings, *, hooks: CommitHooks | None = None) -> Control
         tokens=AttemptTokens(_secret(settings.secret_file or settings.data.absolute() / "secret.key")),
         metrics=metrics,
         catalogue=catalogue,
-        tenants=TenantService(store, secrets=lambda size: secrets.token_bytes(size), views=snapshots),
+        tenants=TenantService(store, secrets=lambda size: secrets.token_bytes(size), views=snapshots, policy=policy),
         pools=PoolService(store),
         jobs=jobs,
         history=HistoryService(store),

@@ -6,7 +6,7 @@ Rule 9: what a caller may not see is summed up as "other departments", and a par
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import nsmallest
 
 from factory.domain.ids import JobId, PoolName, QueueName
@@ -73,9 +73,14 @@ def queue_view(queue: Queue, use: Use, visible: Collection[QueueName]) -> QueueV
 
 
 def queue_detail(
-    queue: Queue, snapshot: Snapshot, visible: Collection[QueueName], scope: Scope, now: Instant
+    queue: Queue,
+    snapshot: Snapshot,
+    visible: Collection[QueueName],
+    scope: Scope,
+    now: Instant,
+    policy: Policy | None = None,
 ) -> QueueDetail:
-    """Return all that is shown of one queue, which the caller may see."""
+    """Return all that is shown of one queue, which the caller may see. `policy`: what the control loop plans with."""
     veil = Veil(
         {name for name, _ in snapshot.queues.items() if name not in visible},
         lambda id: (job := snapshot.jobs.get(JobId(id))) is not None and not scope.covers(job.tenant),
@@ -83,7 +88,7 @@ def queue_detail(
     jobs = [job for _, job in snapshot.jobs.items()]
     use = Use.of(jobs)
     first = _first(queue, jobs)
-    planning = Planning(snapshot, Policy(max_decisions=ENDLESS), now)
+    planning = Planning(snapshot, replace(policy or Policy(), max_decisions=ENDLESS), now)
     if first:
         planning.run()  # one plan tells of all of them
     return QueueDetail.model_validate(

@@ -21,6 +21,7 @@ from factory.errors import (
     UnauthenticatedError,
     UnknownPoolError,
 )
+from factory.scheduling.planning import Policy
 from factory.scheduling.snapshot import Rows, Snapshot
 from factory.schemas.platform import (
     KeyCreated,
@@ -56,8 +57,21 @@ class _Known:
 class TenantService:
     """Who there is, and what they may do."""
 
-    def __init__(self, store: GovernStore, *, secrets: SecretSource, views: SchedulerViews | None = None) -> None:
-        """Join the service; `views` None: the scheduler's view is built from the rows each time."""
+    def __init__(
+        self,
+        store: GovernStore,
+        *,
+        secrets: SecretSource,
+        views: SchedulerViews | None = None,
+        policy: Policy | None = None,
+    ) -> None:
+        """Join the service.
+
+        Args:
+            views: where the scheduler's view comes from; None = built from the rows each time.
+            policy: what the control loop plans with; None = the defaults.
+        """
+        self._policy = policy
         self._store = store
         self._secrets = secrets
         self._views = views
@@ -264,7 +278,7 @@ class TenantService:
             mine = {q.name: q for q in reader.queues(principal.scope)}
             if name not in mine:
                 raise NotFoundError("queue", name, mine, hint="see: factory queues")
-            return queue_detail(mine[name], self._snapshot(reader), mine, principal.scope, now)
+            return queue_detail(mine[name], self._snapshot(reader), mine, principal.scope, now, self._policy)
 
         return self._store.read(look)
 
