@@ -8,7 +8,7 @@ from typing import Any
 from factory.control.desired import desired_state
 from factory.control.dispatching import dispatch
 from factory.control.ledger import Refusal
-from factory.control.view import View, build, catch_up
+from factory.control.view import View, build, catch_up, since_at
 from factory.domain.events import AttemptRunning, PreemptRequested
 from factory.domain.ids import JobId, RunnerId
 from factory.domain.jobs import EndReason, JobState, Outcome, WaitReason
@@ -215,3 +215,15 @@ def test_a_job_that_lived_between_two_looks_counts_as_for_who_looked_all_the_tim
     again, changed = floor.store.read(lambda reader: catch_up(reader, later))
     assert changed.is_empty
     assert again.snapshot.rows() == seen(floor).rows()
+
+
+def test_all_count_usage_from_the_same_instant_however_long_they_have_been_up() -> None:
+    floor = shared_floor()
+    floor.submit("job-a")
+    floor.tick()
+    assert seen(floor).since == 0
+    floor.clock.at += 80 * 4 * 3600 * 1000  # eighty half-lives
+    floor.tick()
+    fresh = floor.store.read(lambda reader: build(reader, floor.clock.at)).snapshot
+    assert seen(floor).since == fresh.since == since_at(floor.clock.at) > 0
+    assert dict(seen(floor).spent.items()) == dict(fresh.spent.items())
