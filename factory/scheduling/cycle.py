@@ -6,6 +6,7 @@ thrown away with the plan.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -329,6 +330,7 @@ class Cycle:
         self.stocks = tuple(self._stocks.values())  # of all pools, by name
         self._eligible: dict[Lane, tuple[Stock, ...]] = {}
         self._masks: dict[Lane, int] = {}
+        self._alive: set[Gang] | None = None
         self._horizons: dict[str, int | None] = {}
 
     def stock(self, pool: PoolName) -> Stock:
@@ -364,7 +366,15 @@ class Cycle:
                 for at, stock in enumerate(self.stocks)
                 if gang.may_use(stock.pool) and stock.has_room(gang)
             )
+            if not options and self._alive is not None:
+                self._alive.discard(gang)
         return options
+
+    def alive(self, gangs: Mapping[Gang, object]) -> set[Gang]:
+        """Return those of the gangs that fit somewhere, as far as is known; it costs what there are of such at all."""
+        if self._alive is None:
+            self._alive = {gang for gang in self.snapshot.gangs if self.options(gang)}
+        return self._alive.intersection(gangs)
 
     def may_fit(self, lane: Lane) -> bool:
         """Return whether jobs of the lane fit somewhere, as far as is known."""

@@ -380,9 +380,13 @@ class Walk:
             for alike in lanes.values():
                 yield from ((lane, order) for lane, order in alike.items() if lane not in self._dropped)
             return
+        alive = cycle.alive(lanes)
+        if not alive:
+            return
         left = [stock.available(queue) for stock in cycle.stocks]
         caps = [self._longest(stock) for stock in cycle.stocks]
-        for gang, alike in lanes.items():
+        for gang in alive:  # in any order: whoever asks puts the jobs in order
+            alike = lanes[gang]
             any_length = some_lengths = 0  # pools in which it fits whatever its length, and up to some
             longest = -1
             for at, bit, slots, most in cycle.options(gang):

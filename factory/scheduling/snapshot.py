@@ -48,6 +48,7 @@ from factory.scheduling.quota import Tree, bubble
 from factory.scheduling.spending import HALF_LIFE_S, spent
 from factory.scheduling.waiting import (
     NOBODY,
+    Gang,
     Line,
     Place,
     Routes,
@@ -122,6 +123,7 @@ class Snapshot:
     holders: Trie[Account, SortedMap[Holder, int]]  # who holds how many slots_milli, the lowest class first
     waiting: Trie[Line, Waitlist]  # of every line in which a job waits
     places: Trie[JobId, Place]  # of every job that waits
+    gangs: Trie[Gang, int]  # how many jobs wait as each
     endings: Trie[JobId, _Ending]  # of every attempt that is expected to end
     ends: Trie[PoolName, SortedMap[tuple[Instant, JobId], None]]  # the same in order of time
     stopping: Trie[JobId, None]  # jobs whose live attempt was told to stop
@@ -275,6 +277,7 @@ def _build(rows: Rows) -> Snapshot:
         holders=Trie({account: sorted_map(jobs_) for account, jobs_ in holders.items()}),
         waiting=Trie({line: Waitlist.of(places_) for line, places_ in waiting.items()}),
         places=Trie(places),
+        gangs=Trie(Counter(place.lane.gang for place in places.values())),
         endings=Trie(endings),
         ends=Trie({pool: sorted_map(entries) for pool, entries in ends.items()}),
         stopping=Trie(stopping),
@@ -315,6 +318,7 @@ class _Draft:
         self._holders = base.holders
         self._waiting = base.waiting
         self._places = base.places
+        self._gangs = base.gangs
         self._endings = base.endings
         self._ends = base.ends
         self._stopping = base.stopping
@@ -379,6 +383,7 @@ class _Draft:
             holders=self._holders,
             waiting=self._waiting,
             places=self._places,
+            gangs=self._gangs,
             endings=self._endings,
             ends=self._ends,
             stopping=self._stopping,
@@ -500,9 +505,11 @@ class _Draft:
         if was == now:
             return
         if was is not None:
+            self._gangs = _added(self._gangs, was.lane.gang, -1)
             waitlist = self._waiting[was.line].left(was)
             self._waiting = _put(self._waiting, was.line, waitlist if len(waitlist) else None)
         if now is not None:
+            self._gangs = _added(self._gangs, now.lane.gang, 1)
             self._waiting = self._waiting.insert(now.line, self._waiting.get(now.line, NOBODY).joined(now))
         self._places = _put(self._places, id, now)
 

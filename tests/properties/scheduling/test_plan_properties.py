@@ -105,6 +105,7 @@ def indices(snap: Snapshot) -> dict[str, object]:
             for line, waitlist in snap.waiting.items()
         },
         "places": dict(snap.places.items()),
+        "gangs": dict(snap.gangs.items()),
         "ends": {name: list(ends.items()) for name, ends in snap.ends.items()},
         "stopping": sorted(snap.stopping),
         "claims": dict(snap.claims.items()),
