@@ -13,9 +13,11 @@ from factory.domain.events import (
     AttemptStarting,
     AttemptUnknown,
     CancelRequested,
+    Checkpointed,
     Event,
     Held,
     PreemptRequested,
+    PriorityChanged,
     Queued,
     ResumeRequested,
     StopRequested,
@@ -23,7 +25,7 @@ from factory.domain.events import (
     SuspendRequested,
 )
 from factory.domain.ids import AttemptId, JobId, RunnerId
-from factory.domain.jobs import AttemptState, EndReason, Job, JobState, Outcome, Waiting, WaitReason
+from factory.domain.jobs import AttemptState, EndReason, Job, JobState, Outcome, PriorityClass, Waiting, WaitReason
 from factory.errors import IllegalTransitionError
 from factory.lifecycle.effects import JobEnded
 from factory.lifecycle.stepping import fold, next_attempt_id, record, why_stale
@@ -42,7 +44,7 @@ def events_after_submit(draw: st.DrawFn, job: Job) -> Event:
     at = draw(st.integers(0, 10_000))
     last = job.attempts[-1].id if job.attempts else AttemptId(f"{job.id}.1")
     named = draw(st.sampled_from([last, last, last, AttemptId(f"{job.id}.1"), next_attempt_id(job)]))
-    kind = draw(st.integers(0, 13))
+    kind = draw(st.integers(0, 15))
     return (
         Held(at, HOLD),
         Queued(at),
@@ -58,6 +60,8 @@ def events_after_submit(draw: st.DrawFn, job: Job) -> Event:
         SuspendRequested(at, "k"),
         ResumeRequested(at, "k"),
         Submitted(at, job.id, job.tenant, "k", SPEC),
+        Checkpointed(at, named),
+        PriorityChanged(at, "k", draw(st.sampled_from(PriorityClass))),
     )[kind]
 
 
