@@ -381,3 +381,28 @@ def test_a_plan_says_of_each_pool_what_holds_most() -> None:
         busy("s", 4, "s1", pool=SSD), asked("a", 1),
     )  # fmt: skip
     assert dict(made.waiting) == {JobId("a"): WaitReason.WAITING_FOR_QUOTA}
+
+
+def test_a_plan_in_the_making_tells_whom_it_admitted() -> None:
+    planning = Planning(
+        snapshot(CPU, queue(), node("n1", cpu=2), *(asked(f"j{i}", at=i) for i in range(3))), Policy(), NOW
+    )
+    planning.run()
+    for id in ("j0", "j1"):
+        decision = planning.admitted(JobId(id))
+        assert decision is not None
+        assert decision.job_id == id
+    assert planning.admitted(JobId("j2")) is None
+    assert planning.result().decisions == tuple(planning.decisions)
+
+
+def test_what_a_spared_victim_holds_counts_again_for_the_quota() -> None:
+    """The city may hold four: with two ones gone there is room for two; the third need not go, and then may not."""
+    city = queue("city", quota={"cpu": 4})
+    lines = (queue("a", parent="city"), queue("b", parent="city"))
+    lines = tuple(replace(row, quotas=queue(row.name, quota={"cpu": 0}, borrowing=None).quotas) for row in lines)
+    old = [grown(busy(f"r{i}", 1, of="b")) for i in range(4)]
+    made = planned(city, *lines, node("n1", cpu=9), *old, asked("x", 1, of="a", at=NOW))
+    gone = [decision.job_id for decision in made.decisions if isinstance(decision, Preempt)]
+    assert len(gone) == 1
+    assert planned(city, *lines, node("n1", cpu=9), *old, asked("x", 2, of="a", at=NOW)).decisions == ()
