@@ -331,6 +331,7 @@ class Cycle:
         self._eligible: dict[Lane, tuple[Stock, ...]] = {}
         self._masks: dict[Lane, int] = {}
         self._alive: set[Gang] | None = None
+        self._mean_wait_ms: int | None = None
         self._horizons: dict[str, int | None] = {}
 
     def stock(self, pool: PoolName) -> Stock:
@@ -355,6 +356,15 @@ class Cycle:
             mean_wait_ms = max(0, self.now - born // count) if count else 0
             self._horizons[policy] = policy_named(policy).horizon(mean_wait_ms)
         return self._horizons[policy]
+
+    def mean_wait_ms(self) -> int:
+        """Return how long all that wait have waited, on average."""
+        if self._mean_wait_ms is None:
+            count = born = 0
+            for waitlist in self.snapshot.waiting.values():
+                count, born = count + len(waitlist), born + waitlist.submitted
+            self._mean_wait_ms = max(0, self.now - born // count) if count else 0
+        return self._mean_wait_ms
 
     def options(self, gang: Gang) -> tuple[Option, ...]:
         """Return where the gang fits as far as is known, whoever asks."""

@@ -14,6 +14,8 @@ Rules (docs/adr/0009; whose turn it is: `fairshare`; who makes room: `preempting
         pools comes before fewer in the best of them; both come before preempting.
     P7  Victims are looked for only for the first few jobs of a queue; behind them others are filled in.
     P8  A job that backs off is passed over until its time. Nothing goes over a quota, a node or a device.
+    P9  In each pool, the oldest that fits goes before all turns once it has waited longer than six hours and three
+        times as long as all that wait do on average: what others always outrun when it would fit is served at last.
 
 Each decision changes what is left for the next. What asks for the very same is tried once in a plan (a lane, see
 `waiting`), but the head of a queue is always tried. `explain` tells anyone's reason with its numbers.
@@ -32,6 +34,7 @@ from factory.domain.time import SECOND, Instant
 from factory.scheduling.cycle import Cycle, Fit, Policy, Refused, Reservation, Stock
 from factory.scheduling.fairshare import Head, Tournament
 from factory.scheduling.persistent import SortedMap
+from factory.scheduling.policies.order import AGEING_S
 from factory.scheduling.preempting import Preemption, Search
 from factory.scheduling.quota import ENDLESS
 from factory.scheduling.reasons import precedence
@@ -60,6 +63,7 @@ class Preempt:
     for_job: JobId
 
 
+_STARVED = 3  # times the mean wait
 _SEARCHERS = 3  # jobs of one line, each of another lane, for which victims are looked for in one plan
 
 Decision: TypeAlias = Admit | Preempt
@@ -157,11 +161,27 @@ class Planning:
                     continue
                 why = self.cycle.refusal(job, place.lane, stock)
                 if why is None:
+                    if self._is_starved(job):
+                        self._admit_starved(job, place)
+                        open_pools.discard(stock.pool.name)
                     break
                 if why.reason is WaitReason.GANG_DOES_NOT_FIT and not why.is_hopeless:
                     reserve(self.cycle, job, place.lane, stock)
                     open_pools.discard(stock.pool.name)
                     break
+
+    def _is_starved(self, job: Job) -> bool:
+        """Rule P9."""
+        waited_ms = self.now - job.submitted_at
+        return waited_ms > AGEING_S * SECOND and waited_ms > _STARVED * self.cycle.mean_wait_ms()
+
+    def _admit_starved(self, job: Job, place: Place) -> None:
+        walk = self.lines[place.line]
+        fit, _ = self._find(walk, job, place.lane)
+        if fit is not None:
+            self._admit(job, fit)
+            self._dealt_with.add(job.id)
+            walk.step()
 
     def _serve(self, walk: Walk) -> None:
         """Try the jobs of a line in order until one of them gets something; step behind it."""

@@ -157,7 +157,6 @@ def test_gangs_of_every_form_get_their_room(topology: Topology) -> None:
     raise AssertionError("it starved")
 
 
-@pytest.mark.xfail(reason="what fits at last loses its turn to a smaller share (rule Q2), in every plan", strict=True)
 def test_a_gang_of_one_queue_does_not_starve_behind_the_small_jobs_of_another() -> None:
     """Each minute the two jobs that run end, and others of their queue wait already."""
     gang = job("gang", cpu=3, queue="gangs", submitted_at=1)
