@@ -12,8 +12,8 @@ frees its slots.
 
 Beside the timing, every cycle is checked against books of its own (`factory.testing.plan_checks`), and five also for
 `plan(evolved) == plan(built anew)`; `rebuild_s` is the median of these five builds. The first cycles (`--warmup`) are
-checked and reported, but not timed: they tidy up a state that no scheduler made. Garbage collection is on, and what
-was loaded before the first cycle is frozen, as the server does it (`factory.api.server.run`).
+checked and reported, but not timed: they tidy up a state that no scheduler made. Garbage collection is on and tuned
+as the server does it (`factory.bootstrap.tune_collector`).
 
     python -m benchmarks.scale --queued 100000 --tenants 1000 --nodes 10000
 """
@@ -34,6 +34,7 @@ from random import Random
 from typing import Any
 
 from benchmarks._crowd import SHAPES, Crowd, allocated, build_crowd
+from factory.bootstrap import tune_collector
 from factory.domain.events import (
     Admitted,
     AttemptEnded,
@@ -251,7 +252,7 @@ class _Run:
         self._allocated.append(self._given_out())
         snapshot = Snapshot.build(self._books.rows())
         gc.collect()
-        gc.freeze()
+        tune_collector()
         took_ms = 0.0
         rebuild_at = {max(1, self._wanted * i // REBUILDS) for i in range(1, REBUILDS + 1)}
         began = self._world.now

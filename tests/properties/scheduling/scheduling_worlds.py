@@ -133,14 +133,18 @@ def changes(draw: st.DrawFn, rows: Rows) -> list[Change]:
     """What may happen at once: rows come, change and go."""
     found: list[Change] = []
     known = {row.id: row for row in rows.jobs}
+    moved: set[str] = set()
     for _ in range(draw(st.integers(0, 6))):
         match draw(st.sampled_from(("queued", "ended", "unknown", "node", "queue", "pool", "requeued", "gone"))):
             case "queued":
                 id = f"job-{draw(st.integers(0, 20)):02}"
-                if id not in known or not known[JobId(id)].attempts:
+                if id not in moved and (id not in known or not known[JobId(id)].attempts):
+                    moved.add(id)
                     found.append(JobChanged(JobId(id), draw(queued(id))))
             case "ended" | "unknown" | "requeued" | "gone" as what if rows.jobs:
-                if (change := _moved(draw(st.sampled_from(rows.jobs)), what)) is not None:
+                row = draw(st.sampled_from(rows.jobs))
+                if row.id not in moved and (change := _moved(row, what)) is not None:
+                    moved.add(row.id)  # what is final stays so
                     found.append(change)
             case "node":
                 id = f"n{draw(st.integers(0, 6))}"
