@@ -6,6 +6,7 @@ import itertools
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -19,6 +20,15 @@ from factory.sdk.client import Client
 from .conftest import ROOT, Runner, Server, Tenant
 
 _numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of their own: the pools of these runners would take other tests' jobs."""
+    running = Server(tmp_path_factory.mktemp("runners") / "data", env={})
+    running.start()
+    yield running
+    assert running.stop() == 0, running.log()
 
 
 @pytest.fixture
