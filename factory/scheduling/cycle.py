@@ -349,22 +349,22 @@ class Cycle:
     def horizon(self, policy: str) -> int | None:
         """Return from which key on jobs of a policy count as equal now."""
         if policy not in self._horizons:
-            count = born = 0
-            for (_, name), waitlist in self.snapshot.waiting.items():
-                if name == policy:
-                    count, born = count + len(waitlist), born + waitlist.submitted
-            mean_wait_ms = max(0, self.now - born // count) if count else 0
-            self._horizons[policy] = policy_named(policy).horizon(mean_wait_ms)
+            self._horizons[policy] = policy_named(policy).horizon(self._mean_wait_ms_of(policy))
         return self._horizons[policy]
 
     def mean_wait_ms(self) -> int:
         """Return how long all that wait have waited, on average."""
         if self._mean_wait_ms is None:
-            count = born = 0
-            for waitlist in self.snapshot.waiting.values():
-                count, born = count + len(waitlist), born + waitlist.submitted
-            self._mean_wait_ms = max(0, self.now - born // count) if count else 0
+            self._mean_wait_ms = self._mean_wait_ms_of(None)
         return self._mean_wait_ms
+
+    def _mean_wait_ms_of(self, policy: str | None) -> int:
+        """Return the mean wait of those who wait under a policy; None = of all."""
+        count = born = 0
+        for (_, name), waitlist in self.snapshot.waiting.items():
+            if policy in (None, name):
+                count, born = count + len(waitlist), born + waitlist.submitted
+        return max(0, self.now - born // count) if count else 0
 
     def options(self, gang: Gang) -> tuple[Option, ...]:
         """Return where the gang fits as far as is known, whoever asks."""

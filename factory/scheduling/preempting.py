@@ -51,7 +51,7 @@ class Preemption:
 
     victims: tuple[Job, ...]  # in the order in which they were taken
     allocation: Allocation
-    room: Floor  # what is free when the victims are gone, the job itself left out
+    room: Floor  # what is free when the victims are gone and the job is there
 
 
 @dataclass(frozen=True, slots=True)

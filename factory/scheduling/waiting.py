@@ -65,7 +65,7 @@ class Gang:
     route: Route = ()  # the pools to which it is bound
 
     def may_use(self, pool: Pool) -> bool:
-        """Return whether the gang is bound to other pools."""
+        """Return whether the pool is one of those that the gang is bound to."""
         if not self.route:
             return True
         name, flavors = self.route
