@@ -11,9 +11,8 @@ from enum import StrEnum
 from factory.domain.ids import NodeId, PoolName, QueueName
 from factory.domain.jobs import Allocation, DeviceShare, Job, JobState, Placement
 from factory.domain.pools import Isolation, NodeState
-from factory.domain.resources import slots_milli
+from factory.domain.resources import slots_in, slots_milli
 from factory.domain.time import Instant
-from factory.scheduling.cycle import whole_slots
 from factory.scheduling.holding import Holding, hold, load_of
 from factory.scheduling.quota import available, bubble
 from factory.scheduling.snapshot import Snapshot
@@ -74,7 +73,7 @@ class Ledger:
         tree = self.snapshot.trees[pool.name]
         if slots != allocation.slots_milli or asked.queue not in tree:
             return Refusal.QUOTA
-        capacity = whole_slots(self.snapshot.fleet(pool.name).capacity(), pool.flavor.slot)
+        capacity = slots_in(self.snapshot.fleet(pool.name).capacity(), pool.flavor.slot)
         if slots > available(tree, asked.queue, lambda q: self._used(q, pool.name), capacity):
             return Refusal.QUOTA
         return None

@@ -70,7 +70,7 @@ def slots_milli(asked: Resources, slot: Resources) -> int:
 
 
 def slots_in(capacity: Resources, slot: Resources) -> int:
-    """Return how many thousandths of a slot a node offers: what its scarcest resource allows.
+    """Return how many thousandths of a slot an amount makes: what its scarcest resource allows, never below zero.
 
     >>> slots_in(Resources(cpu_milli=8000, memory_bytes=16 * GIB), Resources(cpu_milli=1000, memory_bytes=4 * GIB))
     4000
@@ -80,4 +80,4 @@ def slots_in(capacity: Resources, slot: Resources) -> int:
         (capacity.memory_bytes, slot.memory_bytes),
         (capacity.gpu_milli, slot.gpu_milli),
     )
-    return min((have * 1000 // each for have, each in pairs if each), default=0)
+    return max(0, min((have * 1000 // each for have, each in pairs if each), default=0))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from factory.domain.ids import NodeId, PoolName, RunnerId, is_name
 from factory.domain.jobs import Job
 from factory.domain.pools import Flavor, Node, NodeState, Pool, Runner
-from factory.domain.resources import Resources
+from factory.domain.resources import Resources, slots_in
 from factory.domain.tenancy import PLATFORM, Principal, Role
 from factory.domain.time import SECOND, Instant
 from factory.errors import ConflictError, InvalidRequestError, NotFoundError, UnsupportedError, did_you_mean
@@ -344,23 +344,9 @@ def _pool_view(pool: Pool, nodes: Sequence[Node], used: _Use) -> PoolView:
         policy=pool.policy,
         self_fence_s=pool.self_fence_s,
         nodes=len(nodes),
-        slots=sum(_slots(n.capacity, slot) for n in ready) / 1000,
+        slots=sum(slots_in(n.capacity, slot) for n in ready) / 1000,
         used_slots=used.slots.get(pool.name, 0) / 1000,
     )
-
-
-def _slots(capacity: Resources, slot: Resources) -> int:
-    """Return how many thousandths of a slot a node offers: what its scarcest resource allows."""
-    shares = [
-        have * 1000 // size
-        for have, size in (
-            (capacity.cpu_milli, slot.cpu_milli),
-            (capacity.memory_bytes, slot.memory_bytes),
-            (capacity.gpu_milli, slot.gpu_milli),
-        )
-        if size
-    ]
-    return min(shares, default=0)
 
 
 def _node_view(node: Node, used: _Use, principal: Principal) -> NodeView:

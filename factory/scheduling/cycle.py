@@ -13,7 +13,7 @@ from typing import NamedTuple
 from factory.domain.ids import JobId, PoolName, QueueName
 from factory.domain.jobs import Allocation, Attempt, Job, Placement, Topology, WaitReason
 from factory.domain.pools import NodeState, Pool
-from factory.domain.resources import Resources, slots_milli
+from factory.domain.resources import Resources, slots_in, slots_milli
 from factory.domain.time import SECOND, Instant
 from factory.scheduling.estimating import remaining_ms, until
 from factory.scheduling.fleet import Fleet, Shape
@@ -107,7 +107,7 @@ class Stock:
         self._available: dict[QueueName, int] = {}
         self._overs: dict[QueueName, int] = {}
         capacity = self.fleet.capacity()
-        self.capacity = whole_slots(capacity, pool.flavor.slot)
+        self.capacity = slots_in(capacity, pool.flavor.slot)
 
     @property
     def floor(self) -> Floor:
@@ -463,13 +463,3 @@ def slots_of(asked: Resources, replicas: int, pool: Pool) -> int:
     Raises: ValueError: it asks for a resource that the pool's slot does not have.
     """
     return slots_milli(asked, pool.flavor.slot) * replicas
-
-
-def whole_slots(amount: Resources, slot: Resources) -> int:
-    """Return how many thousandths of a slot a vector makes: its scarcest resource decides."""
-    pairs = (
-        (amount.cpu_milli, slot.cpu_milli),
-        (amount.memory_bytes, slot.memory_bytes),
-        (amount.gpu_milli, slot.gpu_milli),
-    )
-    return max(0, min((have * 1000 // each for have, each in pairs if each), default=0))

@@ -13,9 +13,10 @@ from itertools import islice
 from factory.domain.ids import JobId, QueueName
 from factory.domain.jobs import Job, JobState, Waiting, WaitReason
 from factory.domain.pools import NodeState
+from factory.domain.resources import slots_in
 from factory.domain.time import SECOND, Instant
 from factory.errors import NotFoundError
-from factory.scheduling.cycle import Refused, Reservation, Stock, whole_slots
+from factory.scheduling.cycle import Refused, Reservation, Stock
 from factory.scheduling.fairshare import dominant_share
 from factory.scheduling.feasibility import mismatch, obstacle
 from factory.scheduling.planning import Planning, Policy
@@ -241,7 +242,7 @@ class _Teller:
 
     def _no_room(self) -> Waiting:
         stock, lane = self._stock, self._lane
-        free = whole_slots(self._snapshot.fleet(self._pool).offered, stock.pool.flavor.slot)
+        free = slots_in(self._snapshot.fleet(self._pool).offered, stock.pool.flavor.slot)
         room = self._room()
         own = self._snapshot.used.get((self._job.spec.queue, self._pool), 0)
         others = max(0, stock.capacity - free - own)
@@ -363,7 +364,7 @@ class _Teller:
         return lent, tuple(borrowers[:_NAMED]), min(ends, default=None)
 
     def _free_slots(self) -> int:
-        return whole_slots(self._snapshot.fleet(self._pool).offered, self._stock.pool.flavor.slot)
+        return slots_in(self._snapshot.fleet(self._pool).offered, self._stock.pool.flavor.slot)
 
     def _lent_text(self, lent: tuple[int, tuple[QueueName, ...], Instant | None]) -> str:
         amount, borrowers, until = lent

@@ -11,9 +11,9 @@ from __future__ import annotations
 from factory.domain.ids import TenantId
 from factory.domain.jobs import JobSpec, Topology, Waiting, WaitReason
 from factory.domain.pools import Isolation, NodeState, Pool
-from factory.domain.resources import Resources
+from factory.domain.resources import Resources, slots_in
 from factory.errors import did_you_mean
-from factory.scheduling.cycle import slots_of, whole_slots
+from factory.scheduling.cycle import slots_of
 from factory.scheduling.fleet import WHOLE
 from factory.scheduling.quota import ENDLESS, potential
 from factory.scheduling.reasons import counted, described, kinds, listed, precedence, slots, vector, waiting
@@ -51,7 +51,7 @@ def obstacle(snapshot: Snapshot, spec: JobSpec, pool: Pool) -> Waiting | None:
     least = least_of(spec)
     needed = slots_of(spec.resources, least, pool)
     fleet, tree = snapshot.fleet(pool.name), snapshot.trees[pool.name]
-    most = potential(tree, spec.queue, whole_slots(fleet.capacity(), pool.flavor.slot))
+    most = potential(tree, spec.queue, slots_in(fleet.capacity(), pool.flavor.slot))
     if needed > most:
         level = tree[spec.queue]
         borrowed = "" if level.borrowing >= ENDLESS else f", {slots(level.borrowing)} of it borrowed at most"

@@ -37,7 +37,7 @@ from factory.domain.events import (
 from factory.domain.ids import AttemptId, JobId, NodeId, PoolName, QueueName
 from factory.domain.jobs import AttemptState, EndReason, Job, Outcome
 from factory.domain.pools import Node, NodeState
-from factory.domain.resources import slots_milli
+from factory.domain.resources import slots_in, slots_milli
 from factory.domain.time import SECOND, Instant
 from factory.lifecycle.stepping import next_attempt_id, record
 from factory.scheduling.planning import Admit, Plan, Policy, Preempt, plan
@@ -369,13 +369,7 @@ class _City:
                     entry.in_parts += entitled * lasted / up
 
     def _slots_of(self, node: Node) -> int:
-        slot, all_of_it = self._pools[node.pool].flavor.slot, node.capacity
-        pairs = (
-            (all_of_it.cpu_milli, slot.cpu_milli),
-            (all_of_it.memory_bytes, slot.memory_bytes),
-            (all_of_it.gpu_milli, slot.gpu_milli),
-        )
-        return min(have * 1000 // each for have, each in pairs if each)
+        return slots_in(node.capacity, self._pools[node.pool].flavor.slot)
 
     def _finish(self) -> None:
         self._account()

@@ -9,6 +9,7 @@ import pytest
 from factory.domain.ids import JobId, NodeId, PoolName, QueueName
 from factory.domain.jobs import Allocation, AttemptState, EndReason, Job, JobState, Stop, Topology, WaitReason
 from factory.domain.pools import Node, NodeState, Pool
+from factory.domain.resources import slots_in
 from factory.domain.tenancy import Queue
 from factory.domain.time import SECOND
 from factory.scheduling.cycle import (
@@ -21,7 +22,6 @@ from factory.scheduling.cycle import (
     Stock,
     begin_of,
     slots_of,
-    whole_slots,
 )
 from factory.scheduling.quota import ENDLESS
 from factory.scheduling.waiting import Gang, Lane, gang_of, lane_of, shape_of
@@ -78,13 +78,13 @@ def keep(
 
 
 def test_a_pool_has_as_many_slots_as_its_scarcest_resource_makes() -> None:
-    assert whole_slots(resources(cpu=8, memory_gib=16), CPU.flavor.slot) == 4000
-    assert whole_slots(resources(cpu=3, memory_gib=64), CPU.flavor.slot) == 3000
-    assert whole_slots(resources(cpu=8, memory_gib=64, gpu=1), GPU.flavor.slot) == 1000
-    assert whole_slots(resources(cpu=8, memory_gib=64, gpu=3), GPU.flavor.slot) == 2000
-    assert whole_slots(resources(cpu=-1, memory_gib=64), CPU.flavor.slot) == 0
-    assert whole_slots(resources(), CPU.flavor.slot) == 0
-    assert whole_slots(resources(cpu=5), resources()) == 0
+    assert slots_in(resources(cpu=8, memory_gib=16), CPU.flavor.slot) == 4000
+    assert slots_in(resources(cpu=3, memory_gib=64), CPU.flavor.slot) == 3000
+    assert slots_in(resources(cpu=8, memory_gib=64, gpu=1), GPU.flavor.slot) == 1000
+    assert slots_in(resources(cpu=8, memory_gib=64, gpu=3), GPU.flavor.slot) == 2000
+    assert slots_in(resources(cpu=-1, memory_gib=64), CPU.flavor.slot) == 0
+    assert slots_in(resources(), CPU.flavor.slot) == 0
+    assert slots_in(resources(cpu=5), resources()) == 0
 
 
 def test_only_ready_nodes_make_capacity() -> None:
