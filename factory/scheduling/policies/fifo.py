@@ -8,44 +8,19 @@ Rules (docs/adr/0010)
 
 from __future__ import annotations
 
-from factory.domain.jobs import Job
-from factory.domain.time import Instant
 from factory.scheduling.policies.fair import Fair
 from factory.scheduling.policies.order import Key
 
 __all__ = ["Fifo"]
 
 
-class Fifo:
+class Fifo(Fair):
     """See the module."""
 
     name = "fifo"
     shares = False
     reclaims = False
-    keeps_room = True
-    keeps_for_oldest = True
-    is_by_class = True
-    is_by_length = False
-    is_timed = False
-    min_runtime_s = 120
-    max_preemptions = 5
-
-    def waiting(self, job: Job, remaining_ms: int | None) -> Key:
-        """Rule O1."""
-        return Fair().waiting(job, None)
-
-    def running(self, job: Job, remaining_ms: int | None, now: Instant) -> Key:
-        """Its key does not change by running."""
-        return self.waiting(job, None)
-
-    def horizon(self, mean_wait_ms: int) -> int | None:
-        """There is none."""
-        return None
 
     def yields(self, waiting: Key, running: Key) -> bool:
         """Rule O2."""
         return False
-
-    def changes_at(self, job: Job, now: Instant) -> Instant | None:
-        """Never."""
-        return None
